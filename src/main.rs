@@ -1,0 +1,3 @@
+mod error;
+mod topology;
+fn main() {}

@@ -1,3 +1,9 @@
+#![allow(dead_code)]
+mod desired;
 mod error;
+mod kernel;
+mod plan;
+mod state;
+mod target;
 mod topology;
 fn main() {}

@@ -532,14 +532,14 @@ fn hash(text: &str, salt: u64) -> u64 {
 /// A hardware address, its first octet 0x02: unicast, locally administered (IEEE 802).
 pub type Mac = [u8; 6];
 
-impl Wire {
-    /// The hardware address of an end (0 or 1), a mark from the device's birth and the same after every re-making, so that
-    /// the far end's neighbour entry stays right.
-    pub fn mac(&self, end: usize) -> Mac {
-        let [a, b, c, d, ..] = hash(self.name.as_str(), 1).to_be_bytes();
-        [0x02, b'w', a, b, c, d & 0xfe | end as u8]
-    }
+/// The hardware address of an end (0 or 1) of a wire: a mark from the device's birth, and the same after every re-making, so
+/// that the far end's neighbour entry stays right.
+pub fn mac(wire: &Name, end: usize) -> Mac {
+    let [a, b, c, d, ..] = hash(wire.as_str(), 1).to_be_bytes();
+    [0x02, b'w', a, b, c, d & 0xfe | end as u8]
+}
 
+impl Wire {
     /// The end (0 or 1) that is in a node.
     pub fn end_in(&self, node: &str) -> Option<usize> {
         self.ends.iter().position(|end| end.node.as_str() == node)
@@ -562,6 +562,17 @@ impl Topology {
     /// The wires that end in a node (a namespace: a sharer has none of its own), with which end, in the order of the file.
     pub fn wires_of<'a>(&'a self, node: &'a str) -> impl Iterator<Item = (&'a Wire, usize)> {
         self.wires.iter().filter_map(move |wire| Some((wire, wire.end_in(node)?)))
+    }
+
+    /// The same for every node at once: what asks for many asks this.
+    pub fn wires_by_node(&self) -> BTreeMap<&Name, Vec<(&Wire, usize)>> {
+        let mut nodes: BTreeMap<&Name, Vec<(&Wire, usize)>> = BTreeMap::new();
+        for wire in &self.wires {
+            for (side, end) in wire.ends.iter().enumerate() {
+                nodes.entry(&end.node).or_default().push((wire, side));
+            }
+        }
+        nodes
     }
 
     /// The node whose namespace a node lives in: itself, but for one that shares.

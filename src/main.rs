@@ -1,3 +1,4 @@
 mod error;
+mod parse;
 mod topology;
 fn main() {}

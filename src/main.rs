@@ -2,6 +2,7 @@
 mod desired;
 mod error;
 mod kernel;
+mod parse;
 mod plan;
 mod state;
 mod target;

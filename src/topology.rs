@@ -163,6 +163,16 @@ pub struct Clients {
     pub device: Device,
 }
 
+impl Clients {
+    /// The hub's own address in its tunnel: the prefix's first but one, as the first stands for all of it.
+    pub fn hub_address(&self) -> IpAddr {
+        match self.prefix.network() {
+            IpAddr::V4(first) => Ipv4Addr::from(u32::from(first).saturating_add(1)).into(),
+            IpAddr::V6(first) => Ipv6Addr::from(u128::from(first).saturating_add(1)).into(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Wireguard {
@@ -229,7 +239,10 @@ pub enum Tls {
     Acme,
     Internal,
     /// Paths.
-    Files { cert: String, key: String },
+    Files {
+        cert: String,
+        key: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -414,7 +427,11 @@ impl fmt::Display for Service {
         write!(f, "{}", self.protocol)?;
         for (i, (low, high)) in self.ports.iter().enumerate() {
             f.write_str(if i == 0 { "/" } else { "," })?;
-            if low == high { write!(f, "{low}")? } else { write!(f, "{low}-{high}")? }
+            if low == high {
+                write!(f, "{low}")?
+            } else {
+                write!(f, "{low}-{high}")?
+            }
         }
         match &self.icmp_type {
             Some(kind) => write!(f, "/{kind}"),
@@ -480,6 +497,11 @@ impl Device {
         let legal = |c: char| c != '/' && c != ':' && !c.is_whitespace() && !c.is_control();
         let fits = !text.is_empty() && text.len() <= DEVICE_MAX && text != "." && text != "..";
         (fits && text.chars().all(legal)).then(|| Device(text.into()))
+    }
+
+    /// What a leaf calls the device of its first hub wire.
+    pub fn eth0() -> Device {
+        Device("eth0".into())
     }
 
     /// The device name that stands for a wire's name: the name itself where it fits, else its beginning, a `+`, which no name
@@ -561,7 +583,9 @@ impl Topology {
 
     /// The wires that end in a node (a namespace: a sharer has none of its own), with which end, in the order of the file.
     pub fn wires_of<'a>(&'a self, node: &'a str) -> impl Iterator<Item = (&'a Wire, usize)> {
-        self.wires.iter().filter_map(move |wire| Some((wire, wire.end_in(node)?)))
+        self.wires
+            .iter()
+            .filter_map(move |wire| Some((wire, wire.end_in(node)?)))
     }
 
     /// The same for every node at once: what asks for many asks this.

@@ -1,3 +1,4 @@
 mod error;
+mod kernel;
 mod topology;
 fn main() {}

@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -1173,17 +1173,14 @@ impl Socket {
         request.message(RTM_GETLINK, NLM_F_DUMP).link(0, false).end();
         let mut links = Vec::new();
         self.dump(&request, |message| {
-            let number = |at: usize| {
-                message[at..at + 4]
-                    .iter()
-                    .rev()
-                    .fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+            let (Some(index), Some(flags)) = (word(message, 4), word(message, 8)) else {
+                return;
             };
-            // Nothing else in the message reads like this attribute's value.
+            // The link's kind; nothing else in the message reads like it.
             if message.windows(5).any(|window| window == b"veth\0") {
                 links.push(Link {
-                    index: number(4),
-                    up: number(8) & libc::IFF_UP as u32 != 0,
+                    index,
+                    up: flags & libc::IFF_UP as u32 != 0,
                 });
             }
         })?;
@@ -1202,8 +1199,7 @@ impl Socket {
     }
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
+/// A 32-bit number of a message.
+fn word(message: &[u8], at: usize) -> Option<u32> {
+    message.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }

@@ -348,42 +348,22 @@ impl PretendHost {
             }
             outcome => outcome?,
         }
-        mount(
-            None::<&str>,
-            "/",
-            None::<&str>,
-            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-            None::<&str>,
-        )?;
-        mount(
-            Some("tmpfs"),
-            "/run",
-            Some("tmpfs"),
-            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-            Some("mode=755"),
-        )?;
+        let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+        mount(none, "/", none, private, none)?;
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
         fs::create_dir(WORK)?;
         fs::create_dir("/run/netns")?;
 
         let host = File::open("/proc/self/ns/net")?;
         let uplink = Namespace::make("uplink", &host)?;
         let hub = Namespace::make(HUB, &host)?;
+        // The index is one that no kernel gives out by itself, however many devices it puts into a new namespace.
+        const UPLINK: u32 = 500;
         // An uplink for the topology to name. It leads nowhere, and a veth is there where dummy devices are not.
         let mut batch = Batch::default();
-        batch.pair(
-            Birth {
-                index: 2,
-                device: "eth0",
-                place: &host,
-            },
-            Birth {
-                index: 2,
-                device: "eth0",
-                place: &uplink,
-            },
-        );
+        batch.pair(UPLINK, ("eth0", &host), ("eth0", &uplink));
         batch.message(RTM_NEWLINK, 0).link(1, true).end();
-        batch.message(RTM_NEWLINK, 0).link(2, true).end();
+        batch.message(RTM_NEWLINK, 0).link(UPLINK, true).end();
         route_socket()?.carry_out(&batch)?;
         Ok(PretendHost {
             host,
@@ -455,17 +435,11 @@ impl PretendHost {
         let mut hub = self.socket_in(&self.hub)?;
         let mut batch = Batch::default();
         for link in hub.veths()? {
-            batch
-                .message(RTM_SETLINK, 0)
-                .link(link.index, link.up)
-                .u32(IFLA_GROUP, DOOMED)
-                .end();
+            batch.message(RTM_SETLINK, 0).link(link.index, link.up);
+            batch.u32(IFLA_GROUP, DOOMED).end();
         }
-        batch
-            .message(RTM_DELLINK, 0)
-            .link(0, false)
-            .u32(IFLA_GROUP, DOOMED)
-            .end();
+        batch.message(RTM_DELLINK, 0).link(0, false);
+        batch.u32(IFLA_GROUP, DOOMED).end();
         hub.carry_out(&batch)?;
         self.expect_bare()?;
         self.settle();
@@ -850,18 +824,8 @@ fn floor(n: Option<&String>) -> Result<()> {
 
     let mut batch = Batch::default();
     for ((index, wire), leaf) in ends.iter().zip(std::iter::once(&hub).chain(&leaves)) {
-        batch.pair(
-            Birth {
-                index: *index,
-                device: &wire.from.device,
-                place: if *index == 1000 { &host } else { &hub },
-            },
-            Birth {
-                index: *index,
-                device: &wire.to.device,
-                place: leaf,
-            },
-        );
+        let from = if *index == 1000 { &host } else { &hub };
+        batch.pair(*index, (&wire.from.device, from), (&wire.to.device, leaf));
     }
     route_socket()?.carry_out(&batch)?;
 
@@ -883,61 +847,39 @@ fn settle_ends(ends: &[(u32, &Wire, &End)], batch: &mut Batch) -> Result<()> {
     let conf = File::open("/proc/sys/net/ipv6/conf")?;
     batch.clear();
     for (index, wire, end) in ends {
-        let switch = openat(
-            &conf,
-            format!("{}/disable_ipv6", end.device).as_str(),
-            OFlag::O_WRONLY,
-            Mode::empty(),
-        )?;
+        let path = format!("{}/disable_ipv6", end.device);
+        let switch = openat(&conf, path.as_str(), OFlag::O_WRONLY, Mode::empty())?;
         nix::unistd::write(&switch, b"1")?;
 
         batch.message(RTM_SETLINK, 0).link(*index, true);
         batch.text(IFLA_IFALIAS, &wire.name);
-        batch.nest(IFLA_AF_SPEC).nest(libc::AF_INET as u16).nest(IFLA_INET_CONF);
+        batch.nest(IFLA_AF_SPEC).nest(AF_INET.into()).nest(IFLA_INET_CONF);
         for (key, value) in IPV4_CONF {
             batch.u32(key, value);
         }
         batch.close().close().close().end();
+
         if end.device != wire.name {
-            batch
-                .message(RTM_NEWLINKPROP, NLM_F_CREATE | NLM_F_EXCL)
-                .link(*index, false);
-            batch
-                .nest(IFLA_PROP_LIST | NLA_F_NESTED)
-                .text(IFLA_ALT_IFNAME, &wire.name)
-                .close()
-                .end();
+            batch.message(RTM_NEWLINKPROP, NEW).link(*index, false);
+            batch.nest(IFLA_PROP_LIST | NLA_F_NESTED);
+            batch.text(IFLA_ALT_IFNAME, &wire.name).close().end();
         }
-        batch
-            .message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL)
-            .bytes(&[libc::AF_INET as u8, 31, 0, 0]);
-        batch
-            .bytes(&index.to_ne_bytes())
-            .attribute(IFA_LOCAL, &end.address.octets());
-        batch
-            .attribute(IFA_ADDRESS, &end.address.octets())
-            .attribute(IFA_PROTO, &[PROTOCOL])
-            .end();
+
+        let address = end.address.octets();
+        batch.message(RTM_NEWADDR, NEW).bytes(&[AF_INET, 31, 0, 0]);
+        batch.bytes(&index.to_ne_bytes());
+        batch.attribute(IFA_LOCAL, &address);
+        batch.attribute(IFA_ADDRESS, &address);
+        batch.attribute(IFA_PROTO, &[PROTOCOL]).end();
+
         if end.address == wire.to.address {
-            batch.message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
-            batch.bytes(&[
-                libc::AF_INET as u8,
-                0,
-                0,
-                0,
-                RT_TABLE_MAIN,
-                PROTOCOL,
-                0,
-                RTN_UNICAST,
-                0,
-                0,
-                0,
-                0,
-            ]);
+            batch.message(RTM_NEWROUTE, NEW);
             batch
-                .attribute(RTA_GATEWAY, &wire.from.address.octets())
-                .u32(RTA_OIF, *index)
-                .end();
+                .bytes(&[AF_INET, 0, 0, 0])
+                .bytes(&[MAIN, PROTOCOL, 0, RTN_UNICAST])
+                .bytes(&[0; 4]);
+            batch.attribute(RTA_GATEWAY, &wire.from.address.octets());
+            batch.u32(RTA_OIF, *index).end();
         }
     }
     route_socket()?.carry_out(batch)
@@ -950,6 +892,8 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
+/// To be made, and not to be there yet.
+const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLA_F_NESTED: u16 = 0x8000;
@@ -982,7 +926,9 @@ const IFA_LOCAL: u16 = 2;
 const IFA_PROTO: u16 = 11;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
-const RT_TABLE_MAIN: u8 = 254;
+/// The main routing table.
+const MAIN: u8 = 254;
+const AF_INET: u8 = libc::AF_INET as u8;
 const RTN_UNICAST: u8 = 1;
 /// Who made an address or a route: any number that nobody else uses.
 const PROTOCOL: u8 = 119;
@@ -1001,12 +947,8 @@ const IPV4_CONF: [(u16, u32); 9] = [
     (26, 0), // route_localnet
 ];
 
-/// One end of a pair at its birth.
-struct Birth<'a> {
-    index: u32,
-    device: &'a str,
-    place: &'a File,
-}
+/// One end of a pair at its birth: its device's name and its namespace.
+type Birth<'a> = (&'a str, &'a File);
 
 /// Messages for one socket, one after the other.
 #[derive(Default)]
@@ -1024,6 +966,7 @@ impl Batch {
         self.starts.clear();
     }
 
+    /// Opens a message; what follows up to `end` is its body.
     fn message(&mut self, kind: u16, flags: u16) -> &mut Batch {
         self.starts.push(self.bytes.len());
         self.bytes(&[0; 4])
@@ -1079,26 +1022,22 @@ impl Batch {
         self
     }
 
-    /// A veth pair born with both ends in their places.
-    fn pair(&mut self, outer: Birth<'_>, peer: Birth<'_>) {
-        self.message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL).birth(&outer, 2);
-        self.nest(IFLA_LINKINFO)
-            .text(IFLA_INFO_KIND, "veth")
-            .nest(IFLA_INFO_DATA)
-            .nest(VETH_INFO_PEER)
-            .birth(&peer, 6);
+    /// A veth pair born with both ends in their places, under the same index in both.
+    fn pair(&mut self, index: u32, outer: Birth<'_>, peer: Birth<'_>) {
+        self.message(RTM_NEWLINK, NEW).birth(index, outer, 2);
+        self.nest(IFLA_LINKINFO).text(IFLA_INFO_KIND, "veth");
+        self.nest(IFLA_INFO_DATA).nest(VETH_INFO_PEER).birth(index, peer, 6);
         self.close().close().close().end();
     }
 
-    fn birth(&mut self, end: &Birth<'_>, mac: u8) -> &mut Batch {
-        let [a, b, c, d] = end.index.to_be_bytes();
-        self.link(end.index, false).text(IFLA_IFNAME, end.device);
-        self.u32(IFLA_NET_NS_FD, end.place.as_raw_fd() as u32)
-            .attribute(IFLA_ADDRESS, &[mac, 119, a, b, c, d]);
-        self.u32(IFLA_MTU, 1500)
-            .u32(IFLA_GROUP, GROUP)
-            .u32(IFLA_NUM_TX_QUEUES, 1)
-            .u32(IFLA_NUM_RX_QUEUES, 1)
+    /// One end of a pair; the first byte of its address tells it from the other.
+    fn birth(&mut self, index: u32, (device, place): Birth<'_>, first: u8) {
+        let [a, b, c, d] = index.to_be_bytes();
+        self.link(index, false).text(IFLA_IFNAME, device);
+        self.u32(IFLA_NET_NS_FD, place.as_raw_fd() as u32);
+        self.attribute(IFLA_ADDRESS, &[first, 119, a, b, c, d]);
+        self.u32(IFLA_MTU, 1500).u32(IFLA_GROUP, GROUP);
+        self.u32(IFLA_NUM_TX_QUEUES, 1).u32(IFLA_NUM_RX_QUEUES, 1);
     }
 }
 
@@ -1194,10 +1133,11 @@ impl Socket {
         let mut request = Batch::default();
         request
             .message(RTM_GETROUTE, NLM_F_DUMP)
-            .bytes(&[libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+            .bytes(&[AF_INET, 0, 0, 0])
+            .bytes(&[0; 8])
             .end();
         let mut found = false;
-        self.dump(&request, |route| found |= route[1] == 0 && route[4] == RT_TABLE_MAIN)?;
+        self.dump(&request, |route| found |= route[1] == 0 && route[4] == MAIN)?;
         Ok(found)
     }
 }

@@ -239,6 +239,33 @@ fn a_container_that_comes_back_is_empty() {
     }
 }
 
+/// What the tests observe can be had: somebody who makes every link by hand, with `ip`, passes. Who lost one does not.
+#[test]
+#[ignore = "needs root and podman: scripts/test runs it"]
+fn wires_made_by_hand_are_seen() {
+    let lab = Homelab::new(mixed);
+    let mut script = String::new();
+    for (number, (name, first, second, [a, b, c, d])) in WIRES.into_iter().enumerate() {
+        let [first, second] = [first, second].map(|node| if node == "host" { 1 } else { lab.pid(node) });
+        let device = format!("w{number}");
+        let _ = writeln!(script, "ip link add {device} netns {first} type veth peer name {device} netns {second}");
+        for (pid, d) in [(first, d), (second, d + 1)] {
+            let _ = writeln!(
+                script,
+                "nsenter -t {pid} -n ip link property add dev {device} altname {name}
+                 nsenter -t {pid} -n sh -c 'echo 1 >/proc/sys/net/ipv6/conf/{device}/disable_ipv6'
+                 nsenter -t {pid} -n ip address add {a}.{b}.{c}.{d}/31 dev {device}
+                 nsenter -t {pid} -n ip link set {device} up"
+            );
+        }
+    }
+    lab.machine.sh(None, &script);
+    lab.is_wired();
+    lab.restart("git-ssh");
+    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.is_wired()));
+    assert!(seen.is_err(), "a wire is missing and nobody notices");
+}
+
 /// Rootful containers, by a `wire` with an empty environment: the files' way, podman's socket, podman's program.
 #[test]
 #[ignore = "needs root and podman: scripts/test runs it"]

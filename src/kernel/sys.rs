@@ -7,7 +7,6 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::libc;
 
 /// `PIDFS_IOCTL_MAGIC` and the fourth of its requests (linux/pidfd.h, since 6.11).
 const PIDFD_GET_NET_NAMESPACE: libc::c_ulong = nix::request_code_none!(0xff, 4) as libc::c_ulong;
@@ -80,4 +79,24 @@ pub fn detach(command: &mut Command, credentials: Option<Credentials>) {
     };
     // SAFETY: between fork and exec the closure makes system calls alone; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(enter) };
+}
+
+/// `SO_NETNS_COOKIE` (asm-generic/socket.h, Linux 5.14).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// The number of the namespace a socket is in, never used again until the next boot.
+pub fn netns_cookie(socket: BorrowedFd) -> Result<u64, Errno> {
+    let mut cookie: u64 = 0;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` is writable for `length` bytes, and both outlive the call.
+    let code = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(code).map(|_| cookie)
 }

@@ -209,7 +209,12 @@ impl Machine {
 
     /// Runs `wire` as root, as an init script does: with nothing in its environment.
     pub fn wire(&self, args: &[&str]) -> Output {
-        self.run(&[&[WIRE, "-f", TOPOLOGY], args].concat())
+        self.wire_with(&[], args)
+    }
+
+    /// Runs `wire` as root with these variables (`NAME=value`) in its environment and no others.
+    pub fn wire_with(&self, environment: &[&str], args: &[&str]) -> Output {
+        self.run(&[environment, &[WIRE, "-f", TOPOLOGY], args].concat())
     }
 
     /// Runs `wire` where every file is hidden that podman and its runtime keep of running containers.

@@ -9,6 +9,7 @@ mod program;
 pub mod run;
 mod socket;
 mod sys;
+mod sysctl;
 mod user;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -25,6 +26,7 @@ use self::netns::Netns;
 use self::podman::{Podman, Standing};
 use self::run::{Remembered, RunDirectory};
 use self::socket::{Batch, Refusal, Socket};
+use self::sysctl::Sysctls;
 use crate::error::{Context, Error};
 use crate::plan::{Action, Change, Plan};
 use crate::state::{End, Marks, Namespace, Route, Setting, State, WHOLE_NAMESPACE};
@@ -37,6 +39,7 @@ pub struct Kernel {
     socket: Socket,
     open: BTreeMap<Name, Open>,
     podman: Podman,
+    sysctls: Sysctls,
     run: Option<RunDirectory>,
     remembered: Remembered,
 }
@@ -103,6 +106,7 @@ impl Kernel {
             socket: Socket::open()?,
             open: BTreeMap::new(),
             podman: Podman::new(),
+            sysctls: Sysctls::default(),
             run,
             remembered,
         })
@@ -112,21 +116,18 @@ impl Kernel {
     pub fn observe(&mut self, topology: &Topology, place: &Where) -> Result<State, Error> {
         let mut state = State::default();
         self.find(topology, place, &mut state)?;
-        let marks = MarkTable::of(topology);
-        let wires = topology.wires_by_node();
-        let mut fars = Fars::default();
+        let mut survey = Survey {
+            home: &self.home,
+            sysctls: &mut self.sysctls,
+            marks: MarkTable::of(topology),
+            wires: topology.wires_by_node(),
+            remembered: &self.remembered,
+            fars: Fars::default(),
+        };
         for (name, open) in &mut self.open {
-            let remembered = self.remembered.get(&open.cookie);
-            let namespace = open.look(
-                &self.home,
-                name,
-                wires.get(name).map(Vec::as_slice).unwrap_or_default(),
-                &marks,
-                remembered,
-                &mut fars,
-            )?;
-            state.namespaces.insert(name.clone(), namespace);
+            state.namespaces.insert(name.clone(), open.look(name, &mut survey)?);
         }
+        let fars = survey.fars;
         self.pair(&fars, &mut state);
         Ok(state)
     }
@@ -177,8 +178,17 @@ impl Kernel {
     /// Namespaces that the file does not name: a node struck from it must not keep its wires.
     fn find_struck(&mut self, topology: &Topology) -> Result<(), Error> {
         let mut found = Vec::new();
+        let named: HashSet<&str> = (topology.nodes.values())
+            .filter_map(|node| match &node.home {
+                Home::Netns(name) => Some(name.as_str()),
+                Home::Podman { .. } => None,
+            })
+            .collect();
         for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
+            if named.contains(name.as_str()) {
+                continue;
+            }
             if let Ok(Some(netns)) = Netns::named(&name) {
                 found.push((name, netns));
             }
@@ -361,9 +371,9 @@ impl Kernel {
         for (i, node, setting, value) in changes {
             let open = &self.open[node];
             let path = setting.path("all");
-            let written =
-                open.netns.inside(&self.home, || fs::write(format!("/proc/sys/{path}"), value.to_string()))?;
-            if let Err(error) = written {
+            let sysctls = &mut self.sysctls;
+            let write = || sysctls.conf(setting.is_ipv6())?.write("all", setting, value);
+            if let Err(error) = open.netns.inside(&self.home, write)? {
                 work.fail(i, format!("cannot write {path} in {node}: {error}"));
             } else if let Some(remembered) = self.remembered.get_mut(&open.cookie)
                 && remembered.get(&path) == Some(&value)
@@ -450,7 +460,7 @@ impl Kernel {
     /// Everything else in one namespace: what only `/proc/sys` takes, then one batch. IPv6 is off before an end is up.
     fn finish(&mut self, node: &Name, changes: &[usize], work: &mut Work) -> Result<(), Error> {
         let Some(open) = self.open.get(node) else { return Ok(()) };
-        let mut files: Vec<(usize, String, i32)> = Vec::new();
+        let mut files: Vec<(usize, &str, Setting, i32)> = Vec::new();
         for &i in changes {
             let Change { wire: Some(wire), action, .. } = &work.changes[i] else { continue };
             let Some(held) = open.ends.get(wire).filter(|_| !work.refused.contains_key(&i)) else { continue };
@@ -463,20 +473,26 @@ impl Kernel {
                 _ => continue,
             };
             let ipv6 = settings.into_iter().filter(|(setting, _)| setting.is_ipv6());
-            files.extend(ipv6.map(|(setting, value)| (i, setting.path(held.device.as_str()), value)));
+            files.extend(ipv6.map(|(setting, value)| (i, held.device.as_str(), setting, value)));
         }
-        let write = |(i, path, value): &(usize, String, i32)| {
-            let written = fs::write(format!("/proc/sys/{path}"), value.to_string());
-            // Where the kernel or the device has no IPv6 there is nothing to switch off.
-            let off = |error: &std::io::Error| {
-                error.kind() == std::io::ErrorKind::NotFound && path.ends_with("/disable_ipv6") && *value == 1
-            };
-            written.err().filter(|error| !off(error)).map(|error| (*i, path.clone(), error))
-        };
         if !files.is_empty() {
-            let failed: Vec<_> = open.netns.inside(&self.home, || files.iter().filter_map(write).collect())?;
-            for (i, path, error) in failed {
-                work.fail(i, format!("cannot write {path} in {node}: {error}"));
+            let sysctls = &mut self.sysctls;
+            let write = || {
+                let conf = sysctls.conf(true);
+                let written = files.iter().map(|(_, device, setting, value)| match &conf {
+                    Ok(conf) => conf.write(device, *setting, *value),
+                    Err(errno) => Err((*errno).into()),
+                });
+                written.collect::<Vec<std::io::Result<()>>>()
+            };
+            let written = open.netns.inside(&self.home, write)?;
+            for ((i, device, setting, value), written) in files.into_iter().zip(written) {
+                let Err(error) = written else { continue };
+                // Where the kernel or the device has no IPv6 there is nothing to switch off.
+                let off = (setting, value) == (Setting::DisableIpv6, 1);
+                if !off || error.kind() != std::io::ErrorKind::NotFound {
+                    work.fail(i, format!("cannot write {} in {node}: {error}", setting.path(device)));
+                }
             }
         }
         let mut batch = Batch::default();
@@ -624,6 +640,16 @@ impl<'a> MarkTable<'a> {
     }
 }
 
+/// One look at all namespaces.
+struct Survey<'a> {
+    home: &'a Netns,
+    sysctls: &'a mut Sysctls,
+    marks: MarkTable<'a>,
+    wires: BTreeMap<&'a Name, Vec<(&'a topology::Wire, usize)>>,
+    remembered: &'a Remembered,
+    fars: Fars,
+}
+
 /// The seen ends of each wire, to be paired when all namespaces have been looked into.
 type Fars = BTreeMap<Name, Vec<(Name, Far)>>;
 
@@ -648,15 +674,8 @@ impl Open {
     }
 
     /// What this namespace holds.
-    fn look(
-        &mut self,
-        home: &Netns,
-        node: &Name,
-        wires: Wires,
-        marks: &MarkTable,
-        remembered: Option<&BTreeMap<String, i32>>,
-        fars: &mut Fars,
-    ) -> Result<Namespace, Error> {
+    fn look(&mut self, node: &Name, survey: &mut Survey) -> Result<Namespace, Error> {
+        let wires = survey.wires.get(node).cloned().unwrap_or_default();
         let mut namespace = Namespace::default();
         (self.ends, self.strays, self.next_index) = (HashMap::new(), HashMap::new(), 1);
         let cannot = |what: &str| format!("cannot list the {what} of {node}");
@@ -672,13 +691,13 @@ impl Open {
             if seen.loopback {
                 continue;
             }
-            if !marks.ours(&seen) {
+            if !survey.marks.ours(&seen) {
                 foreign.insert(seen.index, seen.name.clone());
                 namespace.foreign.devices.push([seen.name].into_iter().chain(seen.altnames).collect());
                 continue;
             }
             let Some(device) = Device::new(&seen.name) else { continue };
-            let wire = marks.wire_of(node, &seen).filter(|wire| !self.ends.contains_key(wire));
+            let wire = survey.marks.wire_of(node, &seen).filter(|wire| !self.ends.contains_key(wire));
             let Some(wire) = wire else {
                 self.strays.insert(device.clone(), seen.index);
                 namespace.strays.push(device);
@@ -689,7 +708,7 @@ impl Open {
             own.insert(seen.index, wire.clone());
             let (index, far_index, far_namespace) = (seen.index, seen.far_index, seen.far_namespace);
             let far = Far { wire: wire.clone(), index, far_index, far_namespace };
-            fars.entry(wire.clone()).or_default().push((node.clone(), far));
+            survey.fars.entry(wire.clone()).or_default().push((node.clone(), far));
             let end = End {
                 device,
                 altname: seen.altnames.iter().any(|name| name == wire.as_str()),
@@ -711,10 +730,10 @@ impl Open {
             namespace.ends.insert(wire, end);
         }
         if !own.is_empty() || !foreign.is_empty() {
-            let looked = self.look_at_networks(wires, ipv6, &foreign, &own, &mut namespace);
+            let looked = self.look_at_networks(&wires, ipv6, &foreign, &own, &mut namespace);
             looked.context(cannot("addresses and routes"))?;
         }
-        self.look_at_settings(home, node, wires, remembered, &mut namespace)?;
+        self.look_at_settings(node, &wires, survey, &mut namespace)?;
         Ok(namespace)
     }
 
@@ -783,22 +802,28 @@ impl Open {
     /// The settings of the whole namespace. Those of the host are not `wire`'s, and a namespace without wires is left alone.
     fn look_at_settings(
         &mut self,
-        home: &Netns,
         node: &Name,
         wires: Wires,
-        remembered: Option<&BTreeMap<String, i32>>,
+        survey: &mut Survey,
         namespace: &mut Namespace,
     ) -> Result<(), Error> {
+        let remembered = survey.remembered.get(&self.cookie);
         if node.is_host() || (wires.is_empty() && remembered.is_none()) {
             return Ok(());
         }
-        let ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some()).then_some(Setting::Forwarding6);
-        let wanted = WHOLE_NAMESPACE.into_iter().chain(ipv6);
-        let read = |setting: Setting| {
-            let text = fs::read_to_string(format!("/proc/sys/{}", setting.path("all"))).ok()?;
-            Some((setting, text.trim().parse().ok()?))
+        let ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
+        let sysctls = &mut survey.sysctls;
+        let read = || {
+            let mut seen = BTreeMap::new();
+            if let Ok(conf) = sysctls.conf(false) {
+                seen.extend(WHOLE_NAMESPACE.iter().filter_map(|s| Some((*s, conf.read("all", *s)?))));
+            }
+            if ipv6 && let Ok(conf) = sysctls.conf(true) {
+                seen.extend(conf.read("all", Setting::Forwarding6).map(|value| (Setting::Forwarding6, value)));
+            }
+            seen
         };
-        self.settings = self.netns.inside(home, || wanted.filter_map(read).collect())?;
+        self.settings = self.netns.inside(survey.home, read)?;
         namespace.settings = self.settings.clone();
         if let Some(remembered) = remembered {
             let known = WHOLE_NAMESPACE.into_iter().chain([Setting::Forwarding6]);

@@ -516,7 +516,8 @@ fn measure(pretend: &PretendHost, n: usize, options: &Options, with_wire: bool) 
 /// Runs a program to its end; a failure comes back with what it had to say.
 fn run(mut command: Command) -> Result<Run> {
     let log = format!("{WORK}/stderr");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
+    let said = File::create(&log)?;
+    command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
     let start = Instant::now();
     let child = command.spawn().map_err(|e| format!("cannot start {}: {e}", command.get_program().display()))?;
     let (status, peak_kib) = wait(child.id())?;

@@ -7,7 +7,7 @@ use std::fmt;
 use ipnetwork::IpNetwork;
 
 use crate::state::{End, Marks, Namespace, Route, Setting, State};
-use crate::topology::{Device, HOST, Mac, Name, Topology};
+use crate::topology::{Device, Mac, Name, Topology};
 
 /// What stands between the state that was seen and the one that is wanted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -473,12 +473,15 @@ fn words(network: &IpNetwork) -> String {
 /// What is foreign in the namespaces that the file speaks of, keeps no wire from working, and still must not be there.
 pub fn strangers(topology: &Topology, seen: &State) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let wires = topology.wires_by_node();
     for (node, namespace) in &seen.namespaces {
-        let none = topology.nodes.get(node).is_some_and(|_| topology.wires_of(node.as_str()).next().is_none());
+        let none = !wires.contains_key(node);
         let tunnel =
             topology.hubs.get(node).and_then(|hub| hub.clients.as_ref()).map(|clients| clients.device.as_str());
-        let foreign = namespace.foreign.devices.iter().map(|names| &names[0]);
-        for device in foreign.filter(|device| node.as_str() != HOST && Some(device.as_str()) != tunnel) {
+        // The host's devices are its own, and a container that the file does not name is nobody's business here.
+        let policed = topology.nodes.contains_key(node);
+        let foreign = namespace.foreign.devices.iter().map(|names| &names[0]).filter(|_| policed);
+        for device in foreign.filter(|device| Some(device.as_str()) != tunnel) {
             let (kind, message) = match none {
                 true => ("network", format!("{node} is to have nothing but loopback, and has a device `{device}`")),
                 false => ("foreign-device", format!("{node} has a device `{device}` that is not wire's")),

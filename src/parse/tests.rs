@@ -5,13 +5,7 @@ use crate::error::Fault;
 
 fn words(faults: &[Fault]) -> String {
     let word = |f: &Fault| {
-        format!(
-            "{}:{}: {}\n    {}\n",
-            f.place.line,
-            f.place.column,
-            f.message,
-            f.hint.as_deref().unwrap_or("-")
-        )
+        format!("{}:{}: {}\n    {}\n", f.place.line, f.place.column, f.message, f.hint.as_deref().unwrap_or("-"))
     };
     faults.iter().map(word).collect()
 }
@@ -25,5 +19,14 @@ fn shipped_files_are_valid() {
             Ok(topology) => assert_eq!(words(&warnings(&topology)), "", "{}", path.display()),
             Err(faults) => panic!("{}\n{}", path.display(), words(&faults)),
         }
+    }
+}
+
+#[test]
+fn show() {
+    let Ok(path) = std::env::var("SHOW") else { return };
+    match topology(&std::fs::read_to_string(path).unwrap()) {
+        Ok(t) => println!("{}", words(&warnings(&t))),
+        Err(faults) => println!("{}", words(&faults)),
     }
 }

@@ -13,6 +13,7 @@ mod number;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod warn;
 
 use toml::de::DeTable;
 
@@ -23,8 +24,8 @@ use draft::Draft;
 use near::shown;
 use tree::{Kind, Page};
 
-pub use check::warnings;
 pub use number::number;
+pub use warn::warnings;
 
 /// The topology that a file's text means, or everything that is wrong with it, in the order of the file.
 pub fn topology(text: &str) -> Result<Topology, Vec<Fault>> {

@@ -52,25 +52,47 @@ fn read<T>(text: &str, make: impl FnOnce(&Page, &Draft) -> Option<T>) -> Result<
 /// What is wrong with a text that is no TOML. What the rest of it means cannot be known then, and guesses would hide the
 /// one mistake among others that are none; of each line the first counts.
 fn torn(page: Page, errors: Vec<toml::de::Error>) -> Vec<Fault> {
-    for error in errors {
-        let at = error.span().map_or(page.text.len(), |span| span.start.min(page.text.len()));
-        let word = error.span().and_then(|span| page.text.get(span)).unwrap_or_default().trim();
-        let hint = match error.message() {
+    let mut errors: Vec<_> =
+        errors.iter().map(|error| (error.span().unwrap_or(page.text.len()..page.text.len()), error)).collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    for (span, error) in errors {
+        let at = span.start.min(page.text.len());
+        let word = page.text.get(span).unwrap_or_default().trim();
+        let message = error.message().split(", expected").next().unwrap_or_default();
+        if message != "duplicate key" && is_header(page.line_of(at)) {
+            // A header is always good TOML, so that what stands above it has swallowed it, and all that follows.
+            let message = format!("not TOML: what stands above `{}` has no end", shown(page.line_of(at).trim()));
+            page.fault(page.place(at), message, "a `]` or `}` is missing above this line");
+            break;
+        }
+        let hint = match message {
             "duplicate key" if word == "wire" => {
                 "write all wires in one way: either `wire = [ … ]` once, or [[wire]] for each".to_owned()
             }
             "duplicate key" => format!("`{}` was written before: keep one of them", shown(word)),
+            message if message.contains("must be quoted") => format!("put it in quotes: `\"{}\"`", shown(word)),
+            message if message.starts_with("missing comma") => {
+                "write a `,` between them, or close the string before".to_owned()
+            }
             _ => "the file is TOML: keys are `key = value`, strings stand in quotes, lists in `[ … ]`".to_owned(),
         };
-        page.fault(page.place(at), format!("not TOML: {}", error.message()), hint);
+        page.fault(page.place(at), format!("not TOML: {message}"), hint);
     }
     let mut faults = page.into_faults();
     faults.dedup_by_key(|fault| fault.place.line);
     faults
 }
 
+/// Whether a line is a table's header, `[host]` or `[[wire]]`.
+fn is_header(line: &str) -> bool {
+    let line = line.split('#').next().unwrap_or_default().trim();
+    let name = line.strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]"));
+    let name = name.or_else(|| line.strip_prefix('[')?.strip_suffix(']')).unwrap_or_default();
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
 /// All tables of the file, so that a key below the wrong one can be told where it belongs.
-static KINDS: [&Kind; 17] = [
+static KINDS: [&Kind; 18] = [
     &TOP,
     &WIRE,
     &PODMAN,
@@ -88,6 +110,7 @@ static KINDS: [&Kind; 17] = [
     &SET,
     &ACME,
     &FLOW,
+    &PUBLISH,
 ];
 
 static TOP: Kind = Kind {

@@ -14,7 +14,8 @@ use crate::topology::{
 };
 
 use super::flow::{
-    self, device, duration, flows, host_address, network, publishes, rated, service, size, usable, whom,
+    self, device, duration, flows, host_address, network, optional, prefix, publishes, rated, service, size, usable,
+    whom,
 };
 use super::near::{meant, shown};
 use super::tree::{Page, Said, Table, Value, Word};
@@ -173,7 +174,7 @@ pub fn read<'t>(page: &'t Page<'t>, tree: &'t DeTable<'t>) -> Option<Draft<'t>> 
 
 /// The tables `[KIND.NAME]`.
 fn named<'t, T>(top: &Table<'t>, kind: &'static str, read: fn(Said<Name>, &Value<'t>) -> Option<T>) -> Vec<T> {
-    let entries = top.value(kind).map(|tables| tables.named()).unwrap_or_default();
+    let entries = top.value(kind).map(|tables| tables.named(format!("[{kind}]"))).unwrap_or_default();
     entries.iter().filter_map(|(key, value)| read(name(key, kind)?, value)).collect()
 }
 
@@ -302,8 +303,8 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
 /// What messages call a wire, even one that is not read yet.
 fn what_wire(value: &Value) -> String {
     match value.peek("name") {
-        Some(name) => format!("wire `{}`", shown(name)),
-        None => "wire".to_owned(),
+        Some(name) if !name.is_empty() => format!("wire `{}`", shown(name)),
+        _ => String::new(),
     }
 }
 
@@ -323,7 +324,7 @@ fn pair<'t>(value: &Value<'t>, wanted: &str, example: &str) -> Option<[Word<'t>;
 fn modules(top: &Table) -> (Vec<(Name, Vec<Said<Name>>)>, bool) {
     let mut whole = true;
     let mut modules = Vec::new();
-    for (key, value) in top.value("module").map(|modules| modules.named()).unwrap_or_default() {
+    for (key, value) in top.value("module").map(|modules| modules.named("[module]")).unwrap_or_default() {
         let value = value.called(format!("module `{}`", shown(key.text)));
         let said = name(&key, "module");
         let Some(list) = value.list() else {
@@ -412,7 +413,7 @@ fn pool_table(value: &Value) -> Option<Pool> {
 }
 
 fn sets(top: &Table) -> (BTreeMap<Name, Set>, bool) {
-    let entries = top.value("set").map(|sets| sets.named()).unwrap_or_default();
+    let entries = top.value("set").map(|sets| sets.named("[set]")).unwrap_or_default();
     let count = entries.len();
     let sets: BTreeMap<_, _> = entries.iter().filter_map(|(key, value)| set(name(key, "set")?, value)).collect();
     let whole = sets.len() == count;
@@ -504,7 +505,7 @@ fn clients_table(value: &Value, what: &str) -> Option<Clients> {
     let table = value.table(&CLIENTS, what)?;
     let prefix = table.required("prefix").and_then(|value| {
         let word = value.word()?;
-        let prefix = network(&word)?;
+        let prefix = prefix(&word)?;
         let longest = if prefix.is_ipv4() { 30 } else { 126 };
         if prefix.prefix() > longest {
             let hint = format!("take a prefix of /{longest} or shorter: the first address is the hub's own");
@@ -643,7 +644,7 @@ fn headers_table(value: &Value) -> BTreeMap<String, String> {
         }
         (is_name && is_plain).then(|| (key.text.to_owned(), text.text.to_owned()))
     };
-    value.named().iter().filter_map(header).collect()
+    value.named(value.what.clone()).iter().filter_map(header).collect()
 }
 
 fn tls(value: &Value) -> Option<Tls> {
@@ -718,7 +719,7 @@ fn forward(value: &Value) -> Option<ForwardDraft> {
     });
     let to_value = table.required("to");
     let to = to_value.as_ref().and_then(|to| upstream(&to.word()?));
-    let from = table.value("from").and_then(|from| whom(&from.word()?));
-    let forward = Forward { port: port?, to: to?, from, place: table.place };
+    let from = optional(&table, "from", whom);
+    let forward = Forward { port: port?, to: to?, from: from?, place: table.place };
     Some(ForwardDraft { forward, port: port_value?.place(), to: to_value?.place() })
 }

@@ -39,11 +39,21 @@ impl<'t> Page<'t> {
 
     /// The place of a byte of the text.
     pub fn place(&self, offset: usize) -> Place {
-        let line = self.starts.partition_point(|&start| start <= offset).max(1);
+        let line = self.line(offset);
         let before = self.text.get(self.starts[line - 1]..offset).unwrap_or_default();
         // A byte order mark is no character that anybody sees.
         let mark = usize::from(line == 1 && before.starts_with('\u{feff}'));
         Place { line, column: before.chars().count() + 1 - mark }
+    }
+
+    /// The line a byte of the text stands in, without its end.
+    pub fn line_of(&self, offset: usize) -> &'t str {
+        let rest = self.text.get(self.starts[self.line(offset) - 1]..).unwrap_or_default();
+        rest.lines().next().unwrap_or_default()
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|&start| start <= offset).max(1)
     }
 
     pub fn fault(&self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
@@ -184,7 +194,7 @@ impl<'t> Table<'t> {
     fn entry(&self, key: &'t Spanned<toml::de::DeString<'t>>, tree: &'t Spanned<DeValue<'t>>) -> Value<'t> {
         Value {
             page: self.page,
-            kind: self.kind,
+            example: self.kind.example(key.get_ref()),
             what: self.what.clone(),
             key: key.get_ref(),
             at: key.span().start,
@@ -215,7 +225,7 @@ fn home(kind: &Kind) -> String {
 #[derive(Clone)]
 pub struct Value<'t> {
     pub page: &'t Page<'t>,
-    kind: &'static Kind,
+    example: Option<&'static str>,
     pub what: Rc<str>,
     pub key: &'t str,
     at: usize,
@@ -284,7 +294,7 @@ impl<'t> Value<'t> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        let hint = hint.unwrap_or_else(|| format!("write `{}`", self.kind.example(self.key).unwrap_or(self.key)));
+        let hint = hint.unwrap_or_else(|| format!("write `{}`", self.example.unwrap_or(self.key)));
         self.fault(format!("`{}` wants {wanted}, not {found}", shown(self.key)), hint);
         None
     }
@@ -324,7 +334,6 @@ impl<'t> Value<'t> {
         match self.tree.get_ref() {
             DeValue::Array(list) => Some(list.iter().map(|tree| Value { tree, ..self.clone() }).collect()),
             DeValue::String(_) => self.wrong("a list", Some(format!("write `{} = [{}]`", self.key, shown(self.raw())))),
-            DeValue::Table(_) => self.wrong("a list", None),
             _ => self.wrong("a list", None),
         }
     }
@@ -340,17 +349,19 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// The entries of a table whose keys are names, in the order of the file, each with its key as a word.
-    pub fn named(&self) -> Vec<(Word<'t>, Value<'t>)> {
+    /// The entries of a table whose keys are names, in the order of the file, each with its key as a word. What is wrong
+    /// with one is said of `what`.
+    pub fn named(&self, what: impl Into<Rc<str>>) -> Vec<(Word<'t>, Value<'t>)> {
         let DeValue::Table(tree) = self.tree.get_ref() else {
             self.wrong::<()>("a table", None);
             return Vec::new();
         };
+        let what = what.into();
         let mut entries: Vec<_> = tree.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         let entry = |(key, tree): (&'t Spanned<toml::de::DeString<'t>>, &'t Spanned<DeValue<'t>>)| {
-            let value = Value { tree, at: key.span().start, ..self.clone() };
-            (Word { text: key.get_ref(), page: self.page, what: self.what.clone(), span: key.span() }, value)
+            let value = Value { tree, key: key.get_ref(), at: key.span().start, ..self.called(what.clone()) };
+            (Word { text: key.get_ref(), page: self.page, what: what.clone(), span: key.span() }, value)
         };
         entries.into_iter().map(entry).collect()
     }

@@ -96,6 +96,9 @@ impl<'d> Check<'d> {
                         line(*before)
                     );
                     self.page.fault(place, message, hint);
+                    if wire.ifname.is_none() {
+                        break;
+                    }
                 } else {
                     taken.insert((space, device), (format!("of {}", wire.what), place));
                 }

@@ -68,7 +68,8 @@ impl<'d> Check<'d> {
             }
             if let Some(clients) = &hub.clients {
                 let prefix = clients.it.prefix;
-                let hint = format!("take an address between those of {prefix}, from the third on");
+                let hint =
+                    format!("take another address of {prefix}, the hub's own being {}", clients.it.hub_address());
                 if !prefix.contains(peer.address) {
                     tell(draft.address, format!("{} is not one of its hub's clients, {prefix}", peer.address), &hint);
                 } else if peer.address == clients.it.hub_address() {

@@ -43,7 +43,11 @@ impl<'d> Check<'d> {
                     }
                 }
                 if self.is_hub(name) {
-                    tell(shares.place, "a hub has a namespace of its own", "strike `shares`, or [hub.…]");
+                    tell(
+                        shares.place,
+                        "a hub has a namespace of its own",
+                        &format!("strike `shares`, or [hub.{name}]"),
+                    );
                 } else if self.is_first_of_cycle(node) {
                     let hint = "one of them must have a namespace of its own";
                     tell(shares.place, "`shares` leads back to where it began", hint);

@@ -37,8 +37,13 @@ pub fn topology(text: &str) -> Result<Topology, Vec<Fault>> {
 
 /// Reads the text and makes something of it; whatever that is, it does not count where there are faults.
 fn read<T>(text: &str, make: impl FnOnce(&Page, &Draft) -> Option<T>) -> Result<T, Vec<Fault>> {
-    let (tree, errors) = DeTable::parse_recoverable(text);
     let page = Page::new(text);
+    if let Some(at) = too_deep(text) {
+        let hint = "a `]` or `}` is missing above, or one too many was opened";
+        page.fault(page.place(at), "this is nested deeper than anything in a topology", hint);
+        return Err(page.into_faults());
+    }
+    let (tree, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         return Err(torn(page, errors));
     }
@@ -47,6 +52,53 @@ fn read<T>(text: &str, make: impl FnOnce(&Page, &Draft) -> Option<T>) -> Result<
         Some(made) if page.is_clean() => Ok(made),
         _ => Err(page.into_faults()),
     }
+}
+
+/// The bracket that nests too deep. The tree of TOML is built and taken down by recursion, with up to 80 levels of dotted
+/// keys in each bracket: left to itself it overflows the stack of a thread.
+fn too_deep(text: &str) -> Option<usize> {
+    const DEEPEST: usize = 16;
+    let mut depth = 0usize;
+    let mut rest = text;
+    while let Some(at) = rest.find(['[', ']', '{', '}', '#', '"', '\'']) {
+        let offset = text.len() - rest.len() + at;
+        let found = &rest[at..];
+        let skipped = match found.as_bytes()[0] {
+            b'[' | b'{' if depth == DEEPEST => return Some(offset),
+            b'[' | b'{' => {
+                depth += 1;
+                1
+            }
+            b']' | b'}' => {
+                depth = depth.saturating_sub(1);
+                1
+            }
+            b'#' => found.find('\n').unwrap_or(found.len()),
+            _ => string(found),
+        };
+        rest = &found[skipped..];
+    }
+    None
+}
+
+/// The length of the string that a text begins with, as far as it goes.
+fn string(text: &str) -> usize {
+    let quote = &text[..1];
+    let thrice = quote.repeat(3);
+    let (mark, ends) = if text.starts_with(&thrice) { (thrice.as_str(), "") } else { (quote, "\n") };
+    let mut at = mark.len();
+    while let Some(c) = text[at..].chars().next() {
+        if text[at..].starts_with(mark) {
+            return at + mark.len();
+        }
+        if ends.contains(c) {
+            return at;
+        }
+        // An escape takes the next character with it, and a literal string has none.
+        let escaped = if quote == "\"" && c == '\\' { text[at + 1..].chars().next() } else { None };
+        at += c.len_utf8() + escaped.map_or(0, char::len_utf8);
+    }
+    text.len()
 }
 
 /// What is wrong with a text that is no TOML. What the rest of it means cannot be known then, and guesses would hide the

@@ -254,7 +254,7 @@ egress = ["tcp/443"]
             "4:3: wire `x`: 8.8.8.0/31 is not a private network",
             "5:69: wire `y`: `icmpv6` never passes, as the wire has no IPv6",
             "5:79: wire `y`: `tcp/80` never passes, as the wire has no IPv6",
-            "12:7: node `a`: its egress ends at hub `h`, which has no wire to the host",
+            "13:7: node `a`: its egress ends at hub `h`, which has no wire to the host",
         ]
     );
 }

@@ -86,7 +86,7 @@ fn every_fault_is_told_once_at_its_place() {
 #[test]
 fn hostile_texts_are_survived() {
     for (_, text) in files("tests/fuzz/corpus/parse") {
-        text.char_indices().for_each(|(at, _)| survives(&text[..at]));
+        text.char_indices().take(1000).for_each(|(at, _)| survives(&text[..at]));
         survives(&text);
     }
 }

@@ -87,7 +87,7 @@ impl<'d> Check<'d> {
 
     fn new(page: &'d Page<'d>, draft: &'d Draft<'d>) -> Check<'d> {
         let mut members = BTreeMap::new();
-        for (module, nodes) in &draft.modules {
+        for draft::Module { name: module, nodes } in &draft.modules {
             for node in nodes {
                 let member = members.entry(node.it.as_str()).or_insert(Member { module, place: node.place });
                 if member.place != node.place {

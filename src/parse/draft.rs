@@ -28,7 +28,7 @@ pub struct Draft<'t> {
     pub netns: bool,
     pub user: Option<String>,
     pub wires: Vec<Wire<'t>>,
-    pub modules: Vec<(Name, Vec<Said<Name>>)>,
+    pub modules: Vec<Module>,
     /// All of `[module]` could be read: a node that is not there is in no module.
     pub modules_whole: bool,
     pub host: Host,
@@ -39,6 +39,11 @@ pub struct Draft<'t> {
     /// All sets could be read: one that is not there does not exist.
     pub sets_whole: bool,
     pub acme: Option<Acme>,
+}
+
+pub struct Module {
+    pub name: Name,
+    pub nodes: Vec<Said<Name>>,
 }
 
 pub struct Wire<'t> {
@@ -190,6 +195,11 @@ fn name(word: &Word, kind: &str) -> Option<Said<Name>> {
         word.fault(format!("`{}` is taken and cannot name a {kind}", word.text), hint);
         return None;
     }
+    legal(word, kind)
+}
+
+/// A name that something outside the file has, where no word is taken.
+fn legal(word: &Word, kind: &str) -> Option<Said<Name>> {
     let name = Name::new(word.text);
     if name.is_none() {
         let legal = |c: char| {
@@ -321,7 +331,7 @@ fn pair<'t>(value: &Value<'t>, wanted: &str, example: &str) -> Option<[Word<'t>;
     words.try_into().ok().filter(|_| count == 2)
 }
 
-fn modules(top: &Table) -> (Vec<(Name, Vec<Said<Name>>)>, bool) {
+fn modules(top: &Table) -> (Vec<Module>, bool) {
     let mut whole = true;
     let mut modules = Vec::new();
     for (key, value) in top.value("module").map(|modules| modules.named("[module]")).unwrap_or_default() {
@@ -334,7 +344,7 @@ fn modules(top: &Table) -> (Vec<(Name, Vec<Said<Name>>)>, bool) {
         let nodes: Vec<_> = list.iter().filter_map(|value| name(&value.word()?, "node")).collect();
         whole &= nodes.len() == list.len();
         if let Some(said) = said {
-            modules.push((said.it, nodes));
+            modules.push(Module { name: said.it, nodes });
         } else {
             whole = false;
         }
@@ -368,7 +378,7 @@ fn node<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Node<'t>> {
     let table = value.table(&NODE, format!("node `{}`", said.it))?;
     let named = |key| {
         let word = table.value(key)?.word()?;
-        name(&word, if key == "netns" { "namespace" } else { "container" })
+        legal(&word, if key == "netns" { "namespace" } else { "container" })
     };
     let zones = table.value("zones");
     let zone_names = zones.as_ref().and_then(|zones| {

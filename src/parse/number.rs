@@ -14,8 +14,11 @@ use super::draft::{Draft, Wire};
 use super::tree::Page;
 use super::{read, topology};
 
+/// A text, and the subnets that were written into it.
+pub type Numbered = (String, Vec<(Name, Ipv4Network)>);
+
 /// The text with every wire's subnet in it, and which were written; nothing is changed where one cannot be found.
-pub fn number(text: &str) -> Result<(String, Vec<(Name, Ipv4Network)>), Vec<Fault>> {
+pub fn number(text: &str) -> Result<Numbered, Vec<Fault>> {
     let (text, numbered) = read(text, |page, draft| {
         let check = Check::whole(page, draft);
         if !page.is_clean() {
@@ -79,7 +82,7 @@ impl Free {
         let mut first = Some(u32::from(pool.network()));
         while let Some(address) = first.filter(|first| *first < last) {
             match self.taken.range(..=address + 1).next_back() {
-                // Every network but a wire's ends at an odd address, and so does a wire's.
+                // Every network here ends at an odd address, so that a /31 may begin behind it.
                 Some((_, end)) if *end >= address => first = end.checked_add(1),
                 _ => {
                     self.taken.insert(address, address + 1);

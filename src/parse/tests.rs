@@ -106,6 +106,7 @@ fn endless_texts_are_survived() {
         format!("version = 1\n[podman]\nuser = \"{}\"", many("ä")),
         format!("version = 1\n[module]\nm = [{}]", many("\"x\",")),
         format!("version = {}", many("1")),
+        format!("wire = [{}]", many("{name = 1, ends = [\"a\", 2], nmae = \"ä\"}, ")),
         many("\0"),
         many("\u{feff}"),
         many("\r"),

@@ -25,25 +25,44 @@ pub struct Said<T> {
 pub struct Page<'t> {
     pub text: &'t str,
     starts: Vec<usize>,
+    /// How many characters stand before each block of the text: lines may be as long as the file.
+    blocks: Vec<usize>,
     faults: RefCell<Vec<Fault>>,
     sets: RefCell<Vec<(Said<Name>, Rc<str>)>>,
     /// Keys that stand below the wrong table.
     strays: RefCell<Vec<String>>,
 }
 
+const BLOCK: usize = 1024;
+
+/// How many characters begin in these bytes of a text.
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
+}
+
 impl<'t> Page<'t> {
     pub fn new(text: &'t str) -> Page<'t> {
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Page { text, starts, faults: RefCell::default(), sets: RefCell::default(), strays: RefCell::default() }
+        let counts = text.as_bytes().chunks(BLOCK).map(characters);
+        let sum = |before: &mut usize, count| Some(std::mem::replace(before, *before + count));
+        let blocks = counts.scan(0, sum).collect();
+        let (faults, sets, strays) = Default::default();
+        Page { text, starts, blocks, faults, sets, strays }
     }
 
     /// The place of a byte of the text.
     pub fn place(&self, offset: usize) -> Place {
         let line = self.line(offset);
-        let before = self.text.get(self.starts[line - 1]..offset).unwrap_or_default();
         // A byte order mark is no character that anybody sees.
-        let mark = usize::from(line == 1 && before.starts_with('\u{feff}'));
-        Place { line, column: before.chars().count() + 1 - mark }
+        let mark = usize::from(line == 1 && offset > 0 && self.text.starts_with('\u{feff}'));
+        Place { line, column: self.before(offset) - self.before(self.starts[line - 1]) + 1 - mark }
+    }
+
+    /// How many characters stand before a byte of the text.
+    fn before(&self, offset: usize) -> usize {
+        let block = (offset / BLOCK).min(self.blocks.len().saturating_sub(1));
+        let within = self.text.as_bytes().get(block * BLOCK..offset).unwrap_or_default();
+        self.blocks.get(block).copied().unwrap_or_default() + characters(within)
     }
 
     /// The line a byte of the text stands in, without its end.
@@ -288,7 +307,8 @@ impl<'t> Value<'t> {
     fn wrong<T>(&self, wanted: &str, hint: Option<String>) -> Option<T> {
         let found = match self.tree.get_ref() {
             DeValue::String(_) => "a string",
-            DeValue::Integer(_) | DeValue::Float(_) => "a number",
+            DeValue::Integer(_) => "a number",
+            DeValue::Float(_) => "a fraction",
             DeValue::Boolean(_) => "true or false",
             DeValue::Datetime(_) => "a date",
             DeValue::Array(_) => "a list",

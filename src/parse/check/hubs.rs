@@ -90,7 +90,7 @@ impl<'d> Check<'d> {
             return Some(Allowed::Everything);
         }
         let wires = || self.draft.wires.iter().filter_map(|wire| Some(wire.name.as_ref()?.it.as_str()));
-        let modules = || self.draft.modules.iter().map(|(module, _)| module.as_str());
+        let modules = || self.draft.modules.iter().map(|module| module.name.as_str());
         let (kind, text) = match said.it.split_once(':') {
             Some((kind @ ("module" | "node" | "wire"), text)) => (Some(kind), text),
             _ => (None, said.it),

@@ -30,9 +30,9 @@ impl<'d> Check<'d> {
         for hub in &draft.hubs {
             hubs.insert(hub.name.it.clone(), self.hub(hub)?);
         }
-        let modules = draft.modules.iter().map(|(module, nodes)| Module {
-            name: module.clone(),
-            nodes: nodes.iter().map(|node| node.it.clone()).collect(),
+        let modules = draft.modules.iter().map(|module| Module {
+            name: module.name.clone(),
+            nodes: module.nodes.iter().map(|node| node.it.clone()).collect(),
         });
         Some(Topology {
             wires: wires?,

@@ -111,7 +111,7 @@ impl<'d> Check<'d> {
     /// No two nodes are one container or one named namespace.
     pub(super) fn homes(&self) {
         let mut taken: BTreeMap<String, (&Name, Place)> = BTreeMap::new();
-        for node in self.draft.modules.iter().flat_map(|(_, nodes)| nodes) {
+        for node in self.draft.modules.iter().flat_map(|module| &module.nodes) {
             let table = self.tables.get(node.it.as_str());
             let place = table.map_or(node.place, |table| table.name.place);
             let owned = table.is_some_and(|table| table.owned.is_some());

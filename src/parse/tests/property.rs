@@ -11,10 +11,10 @@ use crate::parse::topology;
 use crate::topology::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_topology_survives_being_written(choices in prop::collection::vec(any::<u32>(), 0..600), tables: bool) {
+    fn a_topology_survives_being_written(choices in prop::collection::vec(any::<u32>(), 0..2500), tables: bool) {
         let made = Maker { choices: choices.into_iter(), ports: 0, sets: Vec::new() }.topology();
         let text = written(&made, tables);
         match topology(&text) {
@@ -286,7 +286,7 @@ impl Maker {
                 forwards: Vec::new(),
                 place,
             };
-            if has_host && hub.clients.is_some() && self.chance(2) {
+            if has_host && hub.clients.is_some() {
                 let peers = (0..self.below(4)).map(|n| self.peer(&names, &modules, &wires, nth, n));
                 let peers = peers.collect();
                 hub.wireguard = Some(Wireguard {

@@ -11,7 +11,8 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     }
     let plain = |text: &str| text.to_lowercase().replace('_', "-");
     let word = plain(word);
-    let reach = (word.chars().count() / 3).clamp(1, 3);
+    let letters = word.chars().count();
+    let reach = if letters == 1 { 0 } else { (letters / 3).clamp(1, 3) };
     let distance = |known: &'a str| {
         let other = plain(known);
         let contains = word.len() >= 4 && other.split('-').count() > 1 && other.ends_with(&format!("-{word}"));

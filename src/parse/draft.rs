@@ -13,7 +13,10 @@ use crate::topology::{
     Redirect, Set, Site, Tls, Upstream, Wireguard,
 };
 
-use super::flow::{self, device, duration, flows, host_address, network, publishes, rated, service, size, whom};
+use super::flow::{
+    self, device, duration, flows, host_address, network, optional, prefix, publishes, rated, service, size, usable,
+    whom,
+};
 use super::tree::{Page, Said, Table, Value, Word};
 use super::{
     ACME, CLIENTS, FORWARD, HOST_TABLE, HUB, NODE, PEER, PODMAN, POOL, REDIRECT, SET, SITE, TLS, TOP, WIRE, WIREGUARD,
@@ -25,7 +28,7 @@ pub struct Draft<'t> {
     pub netns: bool,
     pub user: Option<String>,
     pub wires: Vec<Wire<'t>>,
-    pub modules: Vec<(Name, Vec<Said<Name>>)>,
+    pub modules: Vec<Module>,
     /// All of `[module]` could be read: a node that is not there is in no module.
     pub modules_whole: bool,
     pub host: Host,
@@ -36,6 +39,11 @@ pub struct Draft<'t> {
     /// All sets could be read: one that is not there does not exist.
     pub sets_whole: bool,
     pub acme: Option<Acme>,
+}
+
+pub struct Module {
+    pub name: Name,
+    pub nodes: Vec<Said<Name>>,
 }
 
 pub struct Wire<'t> {
@@ -142,14 +150,11 @@ pub fn read<'t>(page: &'t Page<'t>, tree: &'t DeTable<'t>) -> Option<Draft<'t>> 
         return None;
     }
     let top = Table::new(page, &TOP, "", Place { line: 1, column: 1 }, tree);
-    if let Some(version) = top.required("version") {
-        version.number(1..=1);
-    }
     let runtime = top.value("runtime").and_then(|runtime| choice(&runtime, &["podman", "netns"]));
     let podman = top.value("podman").and_then(|podman| podman.table(&PODMAN, "[podman]"));
     let (modules, modules_whole) = modules(&top);
     let (sets, sets_whole) = sets(&top);
-    Some(Draft {
+    let draft = Draft {
         netns: runtime == Some("netns"),
         user: podman.and_then(|podman| user(&podman.value("user")?)).and_then(|user| rootless(user.it)),
         wires: top.value("wire").and_then(|wires| wires.list()).unwrap_or_default().iter().filter_map(wire).collect(),
@@ -162,12 +167,19 @@ pub fn read<'t>(page: &'t Page<'t>, tree: &'t DeTable<'t>) -> Option<Draft<'t>> 
         sets,
         sets_whole,
         acme: top.value("acme").and_then(|acme| acme_table(&acme)),
-    })
+    };
+    // Last, when it is known whether it stands below a table.
+    if !page.has_stray("version")
+        && let Some(version) = top.required("version")
+    {
+        version.number(1..=1);
+    }
+    Some(draft)
 }
 
 /// The tables `[KIND.NAME]`.
 fn named<'t, T>(top: &Table<'t>, kind: &'static str, read: fn(Said<Name>, &Value<'t>) -> Option<T>) -> Vec<T> {
-    let entries = top.value(kind).map(|tables| tables.named()).unwrap_or_default();
+    let entries = top.value(kind).map(|tables| tables.named(format!("[{kind}]"))).unwrap_or_default();
     entries.iter().filter_map(|(key, value)| read(name(key, kind)?, value)).collect()
 }
 
@@ -183,6 +195,11 @@ fn name(word: &Word, kind: &str) -> Option<Said<Name>> {
         word.fault(format!("`{}` is taken and cannot name a {kind}", word.text), hint);
         return None;
     }
+    legal(word, kind)
+}
+
+/// A name that something outside the file has, where no word is taken.
+fn legal(word: &Word, kind: &str) -> Option<Said<Name>> {
     let name = Name::new(word.text);
     if name.is_none() {
         let legal = |c: char| {
@@ -296,8 +313,8 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
 /// What messages call a wire, even one that is not read yet.
 fn what_wire(value: &Value) -> String {
     match value.peek("name") {
-        Some(name) => format!("wire `{}`", shown(name)),
-        None => "wire".to_owned(),
+        Some(name) if !name.is_empty() => format!("wire `{}`", shown(name)),
+        _ => String::new(),
     }
 }
 
@@ -314,10 +331,10 @@ fn pair<'t>(value: &Value<'t>, wanted: &str, example: &str) -> Option<[Word<'t>;
     words.try_into().ok().filter(|_| count == 2)
 }
 
-fn modules(top: &Table) -> (Vec<(Name, Vec<Said<Name>>)>, bool) {
+fn modules(top: &Table) -> (Vec<Module>, bool) {
     let mut whole = true;
     let mut modules = Vec::new();
-    for (key, value) in top.value("module").map(|modules| modules.named()).unwrap_or_default() {
+    for (key, value) in top.value("module").map(|modules| modules.named("[module]")).unwrap_or_default() {
         let value = value.called(format!("module `{}`", shown(key.text)));
         let said = name(&key, "module");
         let Some(list) = value.list() else {
@@ -327,7 +344,7 @@ fn modules(top: &Table) -> (Vec<(Name, Vec<Said<Name>>)>, bool) {
         let nodes: Vec<_> = list.iter().filter_map(|value| name(&value.word()?, "node")).collect();
         whole &= nodes.len() == list.len();
         if let Some(said) = said {
-            modules.push((said.it, nodes));
+            modules.push(Module { name: said.it, nodes });
         } else {
             whole = false;
         }
@@ -361,7 +378,7 @@ fn node<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Node<'t>> {
     let table = value.table(&NODE, format!("node `{}`", said.it))?;
     let named = |key| {
         let word = table.value(key)?.word()?;
-        name(&word, if key == "netns" { "namespace" } else { "container" })
+        legal(&word, if key == "netns" { "namespace" } else { "container" })
     };
     let zones = table.value("zones");
     let zone_names = zones.as_ref().and_then(|zones| {
@@ -406,7 +423,7 @@ fn pool_table(value: &Value) -> Option<Pool> {
 }
 
 fn sets(top: &Table) -> (BTreeMap<Name, Set>, bool) {
-    let entries = top.value("set").map(|sets| sets.named()).unwrap_or_default();
+    let entries = top.value("set").map(|sets| sets.named("[set]")).unwrap_or_default();
     let count = entries.len();
     let sets: BTreeMap<_, _> = entries.iter().filter_map(|(key, value)| set(name(key, "set")?, value)).collect();
     let whole = sets.len() == count;
@@ -498,14 +515,14 @@ fn clients_table(value: &Value, what: &str) -> Option<Clients> {
     let table = value.table(&CLIENTS, what)?;
     let prefix = table.required("prefix").and_then(|value| {
         let word = value.word()?;
-        let prefix = network(&word)?;
+        let prefix = prefix(&word)?;
         let longest = if prefix.is_ipv4() { 30 } else { 126 };
         if prefix.prefix() > longest {
             let hint = format!("take a prefix of /{longest} or shorter: the first address is the hub's own");
             word.fault(format!("`{}` has no room for clients", word.text), hint);
             return None;
         }
-        Some(prefix)
+        usable(&word, prefix.ip()).then_some(prefix)
     });
     let device = table.required("device").and_then(|value| device(&value.word()?));
     Some(Clients { prefix: prefix?, device: device? })
@@ -637,7 +654,7 @@ fn headers_table(value: &Value) -> BTreeMap<String, String> {
         }
         (is_name && is_plain).then(|| (key.text.to_owned(), text.text.to_owned()))
     };
-    value.named().iter().filter_map(header).collect()
+    value.named(value.what.clone()).iter().filter_map(header).collect()
 }
 
 fn tls(value: &Value) -> Option<Tls> {
@@ -712,7 +729,7 @@ fn forward(value: &Value) -> Option<ForwardDraft> {
     });
     let to_value = table.required("to");
     let to = to_value.as_ref().and_then(|to| upstream(&to.word()?));
-    let from = table.value("from").and_then(|from| whom(&from.word()?));
-    let forward = Forward { port: port?, to: to?, from, place: table.place };
+    let from = optional(&table, "from", whom);
+    let forward = Forward { port: port?, to: to?, from: from?, place: table.place };
     Some(ForwardDraft { forward, port: port_value?.place(), to: to_value?.place() })
 }

@@ -180,10 +180,9 @@ fn flow(value: &Value) -> Option<Flow> {
     }
     let table = value.table(&FLOW, value.what.clone())?;
     let flow = table.required("flow").and_then(|flow| service(&flow.word()?));
-    let from = table.value("from").and_then(|from| whom(&from.word()?));
-    let to = table.value("to").and_then(|to| whom(&to.word()?));
+    let (from, to) = (optional(&table, "from", whom), optional(&table, "to", whom));
     let (rate, log) = (rated(&table), table.value("log").and_then(|log| log.truth()).unwrap_or_default());
-    Some(Flow { flow: flow?, from, to, rate, log, place })
+    Some(Flow { flow: flow?, from: from?, to: to?, rate, log, place })
 }
 
 /// A list of what is published, each a string or a table.
@@ -199,12 +198,20 @@ fn publish(value: &Value) -> Option<Publish> {
     }
     let table = value.table(&PUBLISH, value.what.clone())?;
     let flow = table.required("flow").and_then(|flow| published(&flow.word()?));
-    let from = table.value("from").and_then(|from| whom(&from.word()?));
-    let address = table.value("address").and_then(|address| host_address(&address.word()?));
-    let on = table.value("on").and_then(|on| device(&on.word()?));
+    let from = optional(&table, "from", whom);
+    let (address, on) = (optional(&table, "address", host_address), optional(&table, "on", device));
     let (rate, log) = (rated(&table), table.value("log").and_then(|log| log.truth()).unwrap_or_default());
     let (flow, to_port) = flow?;
-    Some(Publish { flow, to_port, address, on, from, rate, log, place })
+    Some(Publish { flow, to_port, address: address?, on: on?, from: from?, rate, log, place })
+}
+
+/// What a key says that may be left out: nothing at all where it is there and cannot be read, so that a thing that was to
+/// be narrow is not taken for a wide one.
+pub fn optional<T>(table: &Table, key: &'static str, read: fn(&Word) -> Option<T>) -> Option<Option<T>> {
+    match table.value(key) {
+        Some(value) => read(&value.word()?).map(Some),
+        None => Some(None),
+    }
 }
 
 /// A table's `rate` and `burst`.
@@ -280,6 +287,15 @@ pub fn set(word: &Word) -> Option<Name> {
 
 /// An address or a prefix without host bits.
 pub fn network(word: &Word) -> Option<IpNetwork> {
+    network_or(word, |network| format!(", or `{}` alone", network.ip()))
+}
+
+/// A prefix, for more than one address.
+pub fn prefix(word: &Word) -> Option<IpNetwork> {
+    network_or(word, |_| String::new())
+}
+
+fn network_or(word: &Word, instead: fn(&IpNetwork) -> String) -> Option<IpNetwork> {
     let (address, length) = split(word.text);
     let address: Option<IpAddr> = address.parse().ok();
     let whole = address.map(|address| if address.is_ipv4() { 32 } else { 128 });
@@ -290,11 +306,8 @@ pub fn network(word: &Word) -> Option<IpNetwork> {
         return None;
     };
     if network.ip() != network.network() {
-        let right = format!("{}/{}", network.network(), network.prefix());
-        word.fault(
-            format!("`{}` has bits behind its prefix", word.text),
-            format!("write `{right}`, or `{}` alone", network.ip()),
-        );
+        let right = format!("write `{}/{}`{}", network.network(), network.prefix(), instead(&network));
+        word.fault(format!("`{}` has bits behind its prefix", word.text), right);
         return None;
     }
     Some(network)
@@ -302,7 +315,7 @@ pub fn network(word: &Word) -> Option<IpNetwork> {
 
 /// A prefix of IPv4 for addresses to be taken from: a pool.
 pub fn pool(word: &Word) -> Option<Ipv4Network> {
-    let IpNetwork::V4(pool) = network(word)? else {
+    let IpNetwork::V4(pool) = prefix(word)? else {
         word.fault(format!("`{}` is not of IPv4", word.text), "a pool is a prefix of IPv4, as `10.1.0.0/16`");
         return None;
     };
@@ -310,7 +323,7 @@ pub fn pool(word: &Word) -> Option<Ipv4Network> {
         word.fault(format!("`{}` has no room for a /31", word.text), "a pool is a prefix, as `10.1.0.0/16`");
         return None;
     }
-    usable(word, pool.network().into()).then_some(pool)
+    (usable(word, pool.network().into()) && usable(word, pool.broadcast().into())).then_some(pool)
 }
 
 /// A wire's subnet: an aligned /31, or a /30.
@@ -374,7 +387,7 @@ pub fn host_address(word: &Word) -> Option<IpAddr> {
 }
 
 /// Whether an address may stand on a link at all.
-fn usable(word: &Word, address: IpAddr) -> bool {
+pub fn usable(word: &Word, address: IpAddr) -> bool {
     let kind = match address {
         IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("is an unspecified address"),
         IpAddr::V4(v4) if v4.octets()[0] >= 240 => Some("is a reserved address"),

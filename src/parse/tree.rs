@@ -25,23 +25,54 @@ pub struct Said<T> {
 pub struct Page<'t> {
     pub text: &'t str,
     starts: Vec<usize>,
+    /// How many characters stand before each block of the text: lines may be as long as the file.
+    blocks: Vec<usize>,
     faults: RefCell<Vec<Fault>>,
     sets: RefCell<Vec<(Said<Name>, Rc<str>)>>,
+    /// Keys that stand below the wrong table.
+    strays: RefCell<Vec<String>>,
+}
+
+const BLOCK: usize = 1024;
+
+/// How many characters begin in these bytes of a text.
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 impl<'t> Page<'t> {
     pub fn new(text: &'t str) -> Page<'t> {
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Page { text, starts, faults: RefCell::default(), sets: RefCell::default() }
+        let counts = text.as_bytes().chunks(BLOCK).map(characters);
+        let sum = |before: &mut usize, count| Some(std::mem::replace(before, *before + count));
+        let blocks = counts.scan(0, sum).collect();
+        let (faults, sets, strays) = Default::default();
+        Page { text, starts, blocks, faults, sets, strays }
     }
 
     /// The place of a byte of the text.
     pub fn place(&self, offset: usize) -> Place {
-        let line = self.starts.partition_point(|&start| start <= offset).max(1);
-        let before = self.text.get(self.starts[line - 1]..offset).unwrap_or_default();
+        let line = self.line(offset);
         // A byte order mark is no character that anybody sees.
-        let mark = usize::from(line == 1 && before.starts_with('\u{feff}'));
-        Place { line, column: before.chars().count() + 1 - mark }
+        let mark = usize::from(line == 1 && offset > 0 && self.text.starts_with('\u{feff}'));
+        Place { line, column: self.before(offset) - self.before(self.starts[line - 1]) + 1 - mark }
+    }
+
+    /// How many characters stand before a byte of the text.
+    fn before(&self, offset: usize) -> usize {
+        let block = (offset / BLOCK).min(self.blocks.len().saturating_sub(1));
+        let within = self.text.as_bytes().get(block * BLOCK..offset).unwrap_or_default();
+        self.blocks.get(block).copied().unwrap_or_default() + characters(within)
+    }
+
+    /// The line a byte of the text stands in, without its end.
+    pub fn line_of(&self, offset: usize) -> &'t str {
+        let rest = self.text.get(self.starts[self.line(offset) - 1]..).unwrap_or_default();
+        rest.lines().next().unwrap_or_default()
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|&start| start <= offset).max(1)
     }
 
     pub fn fault(&self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
@@ -56,6 +87,11 @@ impl<'t> Page<'t> {
     /// How many faults there are so far.
     pub fn count(&self) -> usize {
         self.faults.borrow().len()
+    }
+
+    /// Whether a key stands below the wrong table: that the right one lacks it is no second mistake.
+    pub fn has_stray(&self, key: &str) -> bool {
+        self.strays.borrow().iter().any(|stray| stray == key)
     }
 
     /// Remembers that a set is named here; whether there is one is known only at the end of the file.
@@ -137,6 +173,7 @@ impl<'t> Table<'t> {
                 }
             },
             (None, homes) => {
+                self.page.strays.borrow_mut().push(key.to_owned());
                 let homes: Vec<_> = homes.iter().map(|kind| home(kind)).collect();
                 format!("`{key}` belongs {}", homes.join(", or "))
             }
@@ -176,7 +213,7 @@ impl<'t> Table<'t> {
     fn entry(&self, key: &'t Spanned<toml::de::DeString<'t>>, tree: &'t Spanned<DeValue<'t>>) -> Value<'t> {
         Value {
             page: self.page,
-            kind: self.kind,
+            example: self.kind.example(key.get_ref()),
             what: self.what.clone(),
             key: key.get_ref(),
             at: key.span().start,
@@ -207,7 +244,7 @@ fn home(kind: &Kind) -> String {
 #[derive(Clone)]
 pub struct Value<'t> {
     pub page: &'t Page<'t>,
-    kind: &'static Kind,
+    example: Option<&'static str>,
     pub what: Rc<str>,
     pub key: &'t str,
     at: usize,
@@ -270,13 +307,14 @@ impl<'t> Value<'t> {
     fn wrong<T>(&self, wanted: &str, hint: Option<String>) -> Option<T> {
         let found = match self.tree.get_ref() {
             DeValue::String(_) => "a string",
-            DeValue::Integer(_) | DeValue::Float(_) => "a number",
+            DeValue::Integer(_) => "a number",
+            DeValue::Float(_) => "a fraction",
             DeValue::Boolean(_) => "true or false",
             DeValue::Datetime(_) => "a date",
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        let hint = hint.unwrap_or_else(|| format!("write `{}`", self.kind.example(self.key).unwrap_or(self.key)));
+        let hint = hint.unwrap_or_else(|| format!("write `{}`", self.example.unwrap_or(self.key)));
         self.fault(format!("`{}` wants {wanted}, not {found}", shown(self.key)), hint);
         None
     }
@@ -316,7 +354,6 @@ impl<'t> Value<'t> {
         match self.tree.get_ref() {
             DeValue::Array(list) => Some(list.iter().map(|tree| Value { tree, ..self.clone() }).collect()),
             DeValue::String(_) => self.wrong("a list", Some(format!("write `{} = [{}]`", self.key, shown(self.raw())))),
-            DeValue::Table(_) => self.wrong("a list", None),
             _ => self.wrong("a list", None),
         }
     }
@@ -332,17 +369,19 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// The entries of a table whose keys are names, in the order of the file, each with its key as a word.
-    pub fn named(&self) -> Vec<(Word<'t>, Value<'t>)> {
+    /// The entries of a table whose keys are names, in the order of the file, each with its key as a word. What is wrong
+    /// with one is said of `what`.
+    pub fn named(&self, what: impl Into<Rc<str>>) -> Vec<(Word<'t>, Value<'t>)> {
         let DeValue::Table(tree) = self.tree.get_ref() else {
             self.wrong::<()>("a table", None);
             return Vec::new();
         };
+        let what = what.into();
         let mut entries: Vec<_> = tree.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         let entry = |(key, tree): (&'t Spanned<toml::de::DeString<'t>>, &'t Spanned<DeValue<'t>>)| {
-            let value = Value { tree, at: key.span().start, ..self.clone() };
-            (Word { text: key.get_ref(), page: self.page, what: self.what.clone(), span: key.span() }, value)
+            let value = Value { tree, key: key.get_ref(), at: key.span().start, ..self.called(what.clone()) };
+            (Word { text: key.get_ref(), page: self.page, what: what.clone(), span: key.span() }, value)
         };
         entries.into_iter().map(entry).collect()
     }

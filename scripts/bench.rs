@@ -9,7 +9,12 @@
 //! - the floor, this program started as `bench floor N`: bare netlink, the same kernel objects, no checks, no read-back.
 
 // `wait4` is the only way to learn the peak memory of one child, and neither std nor nix has it.
-#![allow(unsafe_code)]
+#![expect(
+    unsafe_code,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program of its own: bare netlink, and a table for people"
+)]
 
 use std::error::Error;
 use std::fmt::Write as _;

@@ -14,6 +14,7 @@ mod report;
 mod state;
 mod target;
 mod topology;
+mod why;
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
@@ -78,7 +79,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<Exit, Error> {
         Command::Down(targets) => down(voice, &topology, &Scope::of(&topology, &targets.targets)?),
         Command::Audit(targets) => audit(voice, &topology, &Scope::of(&topology, &targets.targets)?),
         Command::Lab { node, command } => lab::run(voice, topology, node, command),
-        Command::Why { .. } => Ok(Exit::Done),
+        Command::Why { from, to } => why(voice, &path, &topology, from, to),
         Command::Number | Command::Completions { .. } | Command::Man => Ok(Exit::Done),
     }
 }
@@ -110,9 +111,28 @@ fn check(voice: &Voice, path: &str, text: &str, topology: &Topology, warnings: &
         voice.print_json(&report::check_json(Some(topology), &[], warnings));
     } else {
         let (wires, nodes) = (count(topology.wires.len(), "wire"), count(topology.nodes.len(), "node"));
+        if voice.verbose {
+            voice.print(
+                &why::sentences(topology).iter().map(|(line, text)| format!("{line}: {text}\n")).collect::<String>(),
+            );
+        }
         voice.say(&format!("{path}: {wires}, {nodes}, {}: valid", count(topology.modules.len(), "module")));
     }
     Exit::Done
+}
+
+fn why(voice: &Voice, path: &str, topology: &Topology, from: &str, to: &str) -> Result<Exit, Error> {
+    let question = why::question(from, to)?;
+    let answer = why::answer(topology, question.from, question.to, question.service.as_ref())?;
+    if voice.json {
+        voice.print_json(&serde_json::json!(answer));
+    } else {
+        voice.print(&report::answer(&answer, path, voice.out));
+        if let Some(hint) = &answer.hint {
+            voice.say(&format!("hint: {hint}"));
+        }
+    }
+    Ok(if answer.allowed { Exit::Done } else { Exit::Differs })
 }
 
 /// Which namespaces a scope needs to see.

@@ -17,11 +17,11 @@ mod warn;
 use toml::de::DeTable;
 
 use crate::error::Fault;
-use crate::topology::Topology;
+use crate::topology::{Service, Topology};
 
 use crate::near::shown;
 use draft::Draft;
-use tree::{Kind, Page};
+use tree::{Kind, Page, Word};
 
 pub use number::number;
 pub use warn::warnings;
@@ -32,6 +32,17 @@ pub fn topology(text: &str) -> Result<Topology, Vec<Fault>> {
         draft.tell_holes(page);
         check::topology(page, draft)
     })
+}
+
+/// A flow's protocol and ports, in the words of the file but outside one.
+pub fn service(text: &str) -> Result<Service, Fault> {
+    let page = Page::new(text);
+    let service = flow::service(&Word::alone(&page));
+    match (service, page.into_faults().into_iter().next()) {
+        (Some(service), None) => Ok(service),
+        (_, Some(fault)) => Err(fault),
+        (None, None) => unreachable!("what cannot be read is told"),
+    }
 }
 
 /// Reads the text and makes something of it; whatever that is, it does not count where there are faults.

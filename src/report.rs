@@ -11,6 +11,7 @@ use crate::plan::{Action, Change, Finding, Plan, Waiting};
 use crate::state::{State, Traffic};
 use crate::target::Scope;
 use crate::topology::{Name, Topology, Wire};
+use crate::why::Answer;
 
 /// What `up` or `down` did.
 #[derive(Debug, Default)]
@@ -384,6 +385,13 @@ pub fn fault(kind: &str, fault: &Fault, path: &str, text: &str, paint: Paint) ->
         let _ = writeln!(out, "hint: {hint}");
     }
     out
+}
+
+/// Whether it is allowed, why, and where that stands.
+pub fn answer(answer: &Answer, path: &str, paint: Paint) -> String {
+    let verdict = if answer.allowed { paint.good("allowed:") } else { paint.bad("denied:") };
+    let place = answer.line.map(|line| paint.faint(&format!("\n  --> {path}:{line}"))).unwrap_or_default();
+    format!("{verdict} {}{place}\n", answer.reason)
 }
 
 pub fn error(error: &Error, paint: Paint) -> String {

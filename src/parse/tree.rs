@@ -397,6 +397,11 @@ pub struct Word<'t> {
 }
 
 impl<'t> Word<'t> {
+    /// A text that is one word.
+    pub fn alone(page: &'t Page<'t>) -> Word<'t> {
+        Word { text: page.text, page, what: "".into(), span: 0..page.text.len() }
+    }
+
     pub fn place(&self) -> Place {
         self.page.place(self.span.start)
     }

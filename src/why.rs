@@ -1,0 +1,165 @@
+//! `wire why`: whether A may reach B, from the file alone, by which line or what stands in the way; and the sentences of
+//! `wire check -v`. No system call and no rule: this says what the file means, `prove` says whether the kernel agrees.
+
+mod denied;
+mod grant;
+mod question;
+
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::topology::{HOST, Name, Service, Topology};
+
+use self::denied::{denied, handed_on};
+use self::grant::{Grant, Party};
+pub use self::question::question;
+
+/// Whether A may reach B.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    pub allowed: bool,
+    pub wire: Option<Name>,
+    /// Where the flow stands that allows it, or the nearest wire or node that would have to change.
+    pub line: Option<usize>,
+    /// One sentence.
+    pub reason: String,
+    /// What to write to have it allowed, where something can be written.
+    pub hint: Option<String>,
+}
+
+/// Every flow of a file as a sentence with its line, in the order of the file.
+pub fn sentences(topology: &Topology) -> Vec<(usize, String)> {
+    let grants = grant::all(topology);
+    let mut lines: Vec<_> = grants.into_iter().filter_map(|grant| Some((grant.line?, grant.sentence))).collect();
+    for hub in topology.hubs.values() {
+        match (&hub.wireguard, &hub.clients) {
+            (Some(wireguard), _) => {
+                for peer in wireguard.peers.iter().filter(|peer| peer.allow.is_empty()) {
+                    lines.push((peer.place.line, format!("VPN peer `{}` may reach nothing", peer.name)));
+                }
+            }
+            (None, Some(clients)) => lines.push((
+                hub.place.line,
+                format!(
+                    "VPN clients {} of `{}` may open what `{}` may over its wires",
+                    clients.prefix, hub.name, hub.name
+                ),
+            )),
+            (None, None) => {}
+        }
+    }
+    if let Some(set) = topology.host.block.as_ref().and_then(|name| topology.sets.get(name)) {
+        lines.push((set.place.line, format!("what comes from @{} is dropped before anything else", set.name)));
+    }
+    lines.sort_by_key(|(line, _)| *line);
+    lines
+}
+
+/// Answers from the file whether `from` may open `service` (any flow at all where there is none) to `to`. Of a published port
+/// both numbers are understood, the host's first.
+pub fn answer(topology: &Topology, from: &str, to: &str, service: Option<&Service>) -> Result<Answer, Error> {
+    let (a, b) = (question::party(topology, from)?, question::party(topology, to)?);
+    if a == b {
+        return Ok(same(from, to, a));
+    }
+    let grants = grant::all(topology);
+    let mut between: Vec<&Grant> = grants.iter().filter(|grant| (grant.from, grant.to) == (a, b)).collect();
+    // What asks for less says more about why it is allowed.
+    between.sort_by_key(|grant| grant.conditional);
+    if (a, b) == (Party::Outside, Party::Node(HOST)) && handed_on(&grants, service).is_some() {
+        between.clear();
+    }
+
+    let dialled = covering(&between, service, |grant| grant.service.as_ref());
+    let ending = || covering(&between, service, |grant| grant.arrives.as_ref().or(grant.service.as_ref()));
+    let mut answer = match dialled.or_else(ending) {
+        Some(used) => allowed(topology, a, &used),
+        None => denied(topology, a, b, service, &grants),
+    };
+    for (asked, party) in [(from, a), (to, b)] {
+        if let Party::Node(owner) = party
+            && asked != owner
+        {
+            answer.reason = format!("`{asked}` lives in the namespace of `{owner}`; {}", answer.reason);
+        }
+    }
+    Ok(answer)
+}
+
+/// The grants that together hold all of what is asked, or none where something is left over.
+fn covering<'g, 'a>(
+    grants: &[&'g Grant<'a>],
+    asked: Option<&Service>,
+    side: impl Fn(&'g Grant<'a>) -> Option<&'g Service>,
+) -> Option<Vec<&'g Grant<'a>>> {
+    let Some(asked) = asked else {
+        return (!grants.is_empty()).then(|| grants.to_vec());
+    };
+    let mut rest = Some(asked.clone());
+    let mut used = Vec::new();
+    for &grant in grants {
+        let Some(open) = &rest else { break };
+        match side(grant) {
+            Some(service) if !service.overlaps(open) => {}
+            Some(service) => {
+                let left = without(open, service);
+                if left.as_ref() != Some(open) {
+                    used.push(grant);
+                }
+                rest = left;
+            }
+            None => {
+                used.push(grant);
+                rest = None;
+            }
+        }
+    }
+    rest.is_none().then_some(used)
+}
+
+/// What of `asked` is not in `granted`.
+fn without(asked: &Service, granted: &Service) -> Option<Service> {
+    if granted.covers(asked) {
+        return None;
+    }
+    if asked.protocol != granted.protocol || asked.ports.is_empty() {
+        return Some(asked.clone());
+    }
+    let mut ports = asked.ports.clone();
+    for &(low, high) in &granted.ports {
+        let below = |&(a, b): &(u16, u16)| (a < low).then(|| (a, b.min(low - 1)));
+        let above = |&(a, b): &(u16, u16)| (b > high).then(|| (a.max(high + 1), b));
+        ports = ports.iter().flat_map(|range| [below(range), above(range)]).flatten().collect();
+    }
+    (!ports.is_empty()).then(|| Service { ports, ..asked.clone() })
+}
+
+fn allowed(topology: &Topology, from: Party, used: &[&Grant]) -> Answer {
+    let mut reason = used.iter().map(|grant| grant.sentence.as_str()).collect::<Vec<_>>().join("; ");
+    if let (Party::Outside, Some(block)) = (from, &topology.host.block) {
+        reason += &format!(", unless it comes from @{block}");
+    }
+    let first = used.first();
+    Answer {
+        allowed: true,
+        wire: first.and_then(|grant| grant.wire.cloned()),
+        line: first.and_then(|grant| grant.line),
+        reason,
+        hint: None,
+    }
+}
+
+/// Two names for one place: what stays inside a namespace never meets a wire.
+fn same(from: &str, to: &str, party: Party) -> Answer {
+    let (allowed, reason) = match party {
+        Party::Outside => {
+            (false, "what comes in on an uplink does not leave by one: `wire` forwards nothing there".to_owned())
+        }
+        _ if from == to => (true, format!("{party} reaches itself over its own loopback, which no wire polices")),
+        _ => (true, format!("`{from}` and `{to}` share a namespace and meet on its loopback, which no wire polices")),
+    };
+    Answer { allowed, wire: None, line: None, reason, hint: None }
+}
+
+#[cfg(test)]
+mod tests;

@@ -229,7 +229,10 @@ pub enum Tls {
     Acme,
     Internal,
     /// Paths.
-    Files { cert: String, key: String },
+    Files {
+        cert: String,
+        key: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

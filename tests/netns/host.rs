@@ -95,8 +95,9 @@ impl Output {
     /// The standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("not JSON: {error}\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
+            panic!("not JSON: {error}\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr)
+        })
     }
 }
 
@@ -184,6 +185,13 @@ impl Host {
         Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("nsenter starts"))
     }
 
+    /// Keeps a node's present namespace alive, as a process in it would, as long as the value.
+    pub fn inhabit(&self, node: &str) -> Running {
+        let mut inhabitant = self.start(node, &["sh", "-c", "echo ready; exec cat"]);
+        ready(&mut inhabitant, "a shell does not start");
+        inhabitant
+    }
+
     /// Runs shell commands on the host, which must succeed.
     #[track_caller]
     pub fn sh(&self, script: &str) -> String {
@@ -250,6 +258,11 @@ impl Host {
         }
     }
 
+    /// The dump of some nodes alone.
+    pub fn dump_nodes(&self, nodes: &[&str]) -> Dump {
+        self.dump().only(|fact| nodes.contains(&fact.split(' ').next().expect("a node")))
+    }
+
     /// Watches the links, addresses, routes, rules and settings of a node from now on.
     pub fn monitor(&self, node: &str) -> Monitor<'_> {
         let argv = ["ip", "monitor", "link", "address", "route", "rule", "netconf"];
@@ -305,7 +318,7 @@ fn ready(child: &mut Running, otherwise: &str) {
     BufReader::new(child.0.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
     if line != "ready\n" {
         let mut stderr = String::new();
-        let _ = child.0.stderr.as_mut().expect("a pipe").read_to_string(&mut stderr);
+        child.0.stderr.as_mut().map(|pipe| pipe.read_to_string(&mut stderr));
         panic!("{otherwise}: {stderr}");
     }
 }
@@ -314,7 +327,11 @@ fn ready(child: &mut Running, otherwise: &str) {
 fn map_users(pid: u32) {
     let write = |file: &str, text: &str| {
         let path = format!("/proc/{pid}/{file}");
-        std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(text.as_bytes())).expect(&path);
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .expect(&path);
     };
     let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
     if !uid.is_root() {
@@ -364,6 +381,15 @@ impl Monitor<'_> {
                 _ => events.push(line.to_owned()),
             }
         }
+    }
+}
+
+/// Fails the test if anything happened at any of the nodes since the last look.
+#[track_caller]
+pub fn expect_silence(monitors: &[Monitor], when: &str) {
+    for monitor in monitors {
+        let events = monitor.events();
+        assert!(events.is_empty(), "{when}: {} saw\n{}", monitor.node, events.join("\n"));
     }
 }
 

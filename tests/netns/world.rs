@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::host::{Dump, Host, text};
+use crate::host::{Dump, Host, Monitor, text};
 
 /// The group number that marks a wire's device ("wire" in ASCII).
 pub const GROUP: &str = "2003399269";
@@ -94,8 +94,15 @@ impl World {
         (host, dump)
     }
 
-    pub fn wire(&self, name: &str) -> Wire {
-        *self.wires.iter().find(|wire| wire.name == name).expect("a wire of this world")
+    /// The index of every device, by node and wire: it changes when a device is made anew, and only then.
+    pub fn indexes(&self, host: &Host) -> BTreeMap<(&'static str, &'static str), u64> {
+        let ends = self.wires.iter().flat_map(|wire| wire.ends.map(|end| (end.0, wire.name)));
+        ends.map(|(node, wire)| ((node, wire), host.link(node, wire)["ifindex"].as_u64().expect("an index"))).collect()
+    }
+
+    /// One monitor at the host and at every node.
+    pub fn monitors<'a>(&self, host: &'a Host) -> Vec<Monitor<'a>> {
+        ["host"].iter().chain(&self.nodes).map(|node| host.monitor(node)).collect()
     }
 
     /// Wires a host by hand.
@@ -110,9 +117,7 @@ impl World {
         for wire in &self.wires {
             let place = [0, 1].map(|end| match wire.ends[end].0 {
                 "host" => (String::new(), String::new(), "sh".to_owned()),
-                node => {
-                    (format!("netns {node}"), format!("-n {node}"), format!("nsenter --net=/run/netns/{node} sh"))
-                }
+                node => (format!("netns {node}"), format!("-n {node}"), format!("nsenter --net=/run/netns/{node} sh")),
             });
             let [first, second] = [0, 1].map(|end| wire.device(end));
             // A host's end is made with the other end in its namespace, for `ip` cannot name its own.
@@ -134,7 +139,9 @@ impl World {
                 let settings = SETTINGS.map(|(key, value)| format!("echo {value} >ipv4/conf/{device}/{key}; "));
                 let settings6 = match wire.ends6 {
                     None => format!("echo 1 >ipv6/conf/{device}/disable_ipv6"),
-                    Some(_) => SETTINGS6.map(|(key, value)| format!("echo {value} >ipv6/conf/{device}/{key}; ")).concat(),
+                    Some(_) => {
+                        SETTINGS6.map(|(key, value)| format!("echo {value} >ipv6/conf/{device}/{key}; ")).concat()
+                    }
                 };
                 line(format!("{sh} -ec 'cd /proc/sys/net; {}{settings6}'", settings.concat()));
                 line(format!("ip {n} address add {address}/{} dev {device}", wire.prefix));
@@ -154,7 +161,8 @@ impl World {
     /// Fails the test unless exactly this world is on the host and its nodes, whoever wired it.
     #[track_caller]
     pub fn observe(&self, host: &Host) {
-        let mut devices: BTreeMap<&str, BTreeSet<String>> = BTreeMap::from([("host", ["eth0", "lo"].map(str::to_owned).into())]);
+        let mut devices: BTreeMap<&str, BTreeSet<String>> =
+            BTreeMap::from([("host", ["eth0", "lo"].map(str::to_owned).into())]);
         devices.extend(self.nodes.iter().map(|node| (*node, ["lo".to_owned()].into())));
         for wire in &self.wires {
             for end in [0, 1] {
@@ -303,7 +311,24 @@ pub fn pluto() -> World {
     nodes.extend(["lbmt-shop-backup", "master-backup", "minecraft-backup", "reverse-proxy-stats"]);
     nodes.sort_unstable();
     nodes.dedup();
-    World { topology: String::new(), nodes, wires: wires.into(), routes }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/topology/pluto.toml");
+    let text = std::fs::read_to_string(path).expect(path);
+    World { topology: in_namespaces(&text), nodes, wires: wires.into(), routes }
+}
+
+/// A topology of containers as one of named namespaces.
+fn in_namespaces(text: &str) -> String {
+    let mut podman = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        podman = if line.starts_with('[') { line.starts_with("[podman]") } else { podman };
+        match line {
+            _ if podman => {}
+            _ if line.starts_with("version") => lines.extend([line, "runtime = \"netns\""]),
+            _ => lines.push(line),
+        }
+    }
+    lines.join("\n")
 }
 
 /// A small house with one of everything: a hub with clients, two leaves, a leaf with egress, a direct wire with IPv6, a

@@ -1,5 +1,5 @@
-//! The shell script that `wire` replaces had faults of its own kind; none of them can happen here. Numbered as its
-//! author would find them from top to bottom.
+//! The shell script that `wire` replaces had faults of its own kind; none of them can happen here. The numbers are
+//! those of a list made when the script was read.
 
 use serde_json::json;
 
@@ -7,8 +7,8 @@ use crate::host::{Host, text};
 use crate::repair::deviation;
 use crate::world::{pluto, small};
 
-/// 1. It deleted whatever host link was called like the container. Here a host link called like a node or a wire of the
-///    file stays, down to its index.
+/// Fault 1: It deleted whatever host link was called like the container. Here a host link called like a node or a wire of the
+/// file stays, down to its index.
 #[test]
 fn a_host_link_called_like_a_container_stays() {
     let host = small().host();
@@ -21,7 +21,7 @@ fn a_host_link_called_like_a_container_stays() {
     host.dump().expect(&before, "down");
 }
 
-/// 2. Two runs at once met in the scratch name `veth0`. Here twenty at once end as one does, and `veth0` is anybody's.
+/// Fault 2: Two runs at once met in the scratch name `veth0`. Here twenty at once end as one does, and `veth0` is anybody's.
 #[test]
 fn runs_at_once_do_not_collide() {
     let world = small();
@@ -42,7 +42,7 @@ fn runs_at_once_do_not_collide() {
     host.dump().expect(&alone, "beside a veth0");
 }
 
-/// 2, continued: `up` and `down` at once end as one of the two orders would.
+/// Fault 2, continued: `up` and `down` at once end as one of the two orders would.
 #[test]
 fn up_and_down_at_once_end_as_one_after_the_other() {
     let world = small();
@@ -61,8 +61,8 @@ fn up_and_down_at_once_end_as_one_after_the_other() {
     }
 }
 
-/// 3. "It has an eth0" was "done": a second wire was never made, a wrong one never mended. Here a node of two wires has
-///    both, and an eth0 that is not ours is named.
+/// Fault 3: "It has an eth0" was "done": a second wire was never made, a wrong one never mended. Here a node of two wires has
+/// both, and an eth0 that is not ours is named.
 #[test]
 fn having_an_eth0_is_not_being_wired() {
     let world = small();
@@ -75,8 +75,8 @@ fn having_an_eth0_is_not_being_wired() {
     assert!(host.ping("web", "10.254.1.0"), "its other wire is there");
 }
 
-/// 4. A name of 17 characters was refused by the kernel and nobody looked. Here it finds the device in either namespace,
-///    and wires whose names differ only at the end do not meet.
+/// Fault 4: A name of 17 characters was refused by the kernel and nobody looked. Here it finds the device in either namespace,
+/// and wires whose names differ only at the end do not meet.
 #[test]
 fn long_names_find_their_devices() {
     let (host, _) = pluto().up();
@@ -97,7 +97,7 @@ fn long_names_find_their_devices() {
     }
 }
 
-/// 4, continued: the longest name, 64 characters, is a wire too.
+/// Fault 4, continued: the longest name, 64 characters, is a wire too.
 #[test]
 fn the_longest_name_is_a_wire() {
     let name = "n".repeat(64);
@@ -110,8 +110,8 @@ fn the_longest_name_is_a_wire() {
     assert_eq!(host.link("b", &name)["altnames"], json!([name]));
 }
 
-/// 5. It switched forwarding on in every leaf. Here it is off in all of them whatever the host's defaults, and a leaf of
-///    two wires does not carry packets from one to the other.
+/// Fault 5: It switched forwarding on in every leaf. Here it is off in all of them whatever the host's defaults, and a leaf of
+/// two wires does not carry packets from one to the other.
 #[test]
 fn a_leaf_does_not_forward() {
     let world = small();
@@ -131,8 +131,8 @@ fn a_leaf_does_not_forward() {
     assert!(!host.ping("shop", "172.16.1.0"));
 }
 
-/// 6 to 9. It wrote NAT and forward rules on the host: DNAT without a device, forward accept, appended anew each run, a
-///    masquerade that hid clients. Here wiring writes no rule that grows, and the host forwards nothing it did not before.
+/// Faults 6 to 9: It wrote NAT and forward rules on the host: DNAT without a device, forward accept, appended anew each run, a
+/// masquerade that hid clients. Here wiring writes no rule that grows, and the host forwards nothing it did not before.
 #[test]
 fn the_host_gets_no_rule_twice_and_does_not_forward() {
     for forwarding in ["0", "1"] {
@@ -151,7 +151,7 @@ fn the_host_gets_no_rule_twice_and_does_not_forward() {
     }
 }
 
-/// 10. Direct wires got a default route through the peer. Here a direct wire brings its own /31 and nothing else.
+/// Fault 10: Direct wires got a default route through the peer. Here a direct wire brings its own /31 and nothing else.
 #[test]
 fn a_direct_wire_brings_no_default_route() {
     let (host, _) = pluto().up();
@@ -162,8 +162,8 @@ fn a_direct_wire_brings_no_default_route() {
     }
 }
 
-/// 11. It looked a process up once and trusted the number six times. Here a namespace that is swapped while `up` runs is
-///    noticed or wired by the next run, and whatever was made in the old one goes with it.
+/// Fault 11: It looked a process up once and trusted the number six times. Here a namespace that is swapped while `up` runs is
+/// noticed or wired by the next run, and whatever was made in the old one goes with it.
 #[test]
 fn a_node_swapped_during_up_is_not_wired_by_mistake() {
     let world = small();
@@ -184,8 +184,8 @@ fn a_node_swapped_during_up_is_not_wired_by_mistake() {
     }
 }
 
-/// 12. Containers with private names hung on the public hub. Here every wire of the house ends in the hub that its name
-///    says, and a node of two zones must say so.
+/// Fault 12: Containers with private names hung on the public hub. Here every wire of the house ends in the hub that its name
+/// says, and a node of two zones must say so.
 #[test]
 fn a_private_wire_ends_in_the_private_hub() {
     let (host, _) = pluto().up();
@@ -212,8 +212,8 @@ fn a_private_wire_ends_in_the_private_hub() {
     assert!(check.stderr.contains("web") && check.stderr.contains("zone"), "{}", check.stderr);
 }
 
-/// 13. Documentation and configuration named different networks. Here what `audit` says of an address is what `ip` says,
-///    and two wires on one network are an error of the file.
+/// Fault 13: Documentation and configuration named different networks. Here what `audit` says of an address is what `ip` says,
+/// and two wires on one network are an error of the file.
 #[test]
 fn audit_says_what_the_kernel_says() {
     let world = pluto();
@@ -237,8 +237,8 @@ fn audit_says_what_the_kernel_says() {
     assert!(check.contains("pub-lbmt-darkroom") && check.contains("pub-lbmt-weblog"), "{check}");
 }
 
-/// 14. One section per container could not say two wires. Here a node has as many as it has lines, two between the same
-///    nodes included.
+/// Fault 14: One section per container could not say two wires. Here a node has as many as it has lines, two between the same
+/// nodes included.
 #[test]
 fn two_wires_between_the_same_nodes() {
     let topology = r#"

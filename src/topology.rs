@@ -163,6 +163,16 @@ pub struct Clients {
     pub device: Device,
 }
 
+impl Clients {
+    /// The hub's own address in its tunnel: the prefix's first but one, as the first stands for all of it.
+    pub fn hub_address(&self) -> IpAddr {
+        match self.prefix.network() {
+            IpAddr::V4(first) => Ipv4Addr::from(u32::from(first).saturating_add(1)).into(),
+            IpAddr::V6(first) => Ipv6Addr::from(u128::from(first).saturating_add(1)).into(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Wireguard {
@@ -417,7 +427,11 @@ impl fmt::Display for Service {
         write!(f, "{}", self.protocol)?;
         for (i, (low, high)) in self.ports.iter().enumerate() {
             f.write_str(if i == 0 { "/" } else { "," })?;
-            if low == high { write!(f, "{low}")? } else { write!(f, "{low}-{high}")? }
+            if low == high {
+                write!(f, "{low}")?
+            } else {
+                write!(f, "{low}-{high}")?
+            }
         }
         match &self.icmp_type {
             Some(kind) => write!(f, "/{kind}"),
@@ -485,6 +499,11 @@ impl Device {
         (fits && text.chars().all(legal)).then(|| Device(text.into()))
     }
 
+    /// What a leaf calls the device of its first hub wire.
+    pub fn eth0() -> Device {
+        Device("eth0".into())
+    }
+
     /// The device name that stands for a wire's name: the name itself where it fits, else its beginning, a `+`, which no name
     /// has, so that a long name never meets a short one, and 8 characters (47 bits) of a hash.
     pub fn for_wire(wire: &Name) -> Device {
@@ -535,14 +554,14 @@ fn hash(text: &str, salt: u64) -> u64 {
 /// A hardware address, its first octet 0x02: unicast, locally administered (IEEE 802).
 pub type Mac = [u8; 6];
 
-impl Wire {
-    /// The hardware address of an end (0 or 1), a mark from the device's birth and the same after every re-making, so that
-    /// the far end's neighbour entry stays right.
-    pub fn mac(&self, end: usize) -> Mac {
-        let [a, b, c, d, ..] = hash(self.name.as_str(), 1).to_be_bytes();
-        [0x02, b'w', a, b, c, d & 0xfe | end as u8]
-    }
+/// The hardware address of an end (0 or 1) of a wire: a mark from the device's birth, and the same after every re-making, so
+/// that the far end's neighbour entry stays right.
+pub fn mac(wire: &Name, end: usize) -> Mac {
+    let [a, b, c, d, ..] = hash(wire.as_str(), 1).to_be_bytes();
+    [0x02, b'w', a, b, c, d & 0xfe | end as u8]
+}
 
+impl Wire {
     /// The end (0 or 1) that is in a node.
     pub fn end_in(&self, node: &str) -> Option<usize> {
         self.ends.iter().position(|end| end.node.as_str() == node)
@@ -564,7 +583,20 @@ impl Topology {
 
     /// The wires that end in a node (a namespace: a sharer has none of its own), with which end, in the order of the file.
     pub fn wires_of<'a>(&'a self, node: &'a str) -> impl Iterator<Item = (&'a Wire, usize)> {
-        self.wires.iter().filter_map(move |wire| Some((wire, wire.end_in(node)?)))
+        self.wires
+            .iter()
+            .filter_map(move |wire| Some((wire, wire.end_in(node)?)))
+    }
+
+    /// The same for every node at once: what asks for many asks this.
+    pub fn wires_by_node(&self) -> BTreeMap<&Name, Vec<(&Wire, usize)>> {
+        let mut nodes: BTreeMap<&Name, Vec<(&Wire, usize)>> = BTreeMap::new();
+        for wire in &self.wires {
+            for (side, end) in wire.ends.iter().enumerate() {
+                nodes.entry(&end.node).or_default().push((wire, side));
+            }
+        }
+        nodes
     }
 
     /// The node whose namespace a node lives in: itself, but for one that shares.

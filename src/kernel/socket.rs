@@ -1,0 +1,258 @@
+//! One route netlink socket: requests in batches, answers as values. It knows the protocol and nothing of wires.
+//!
+//! rtnetlink handles every message inside `sendmsg`, so when that returns all answers are already queued. Without `NLM_F_ACK`
+//! only refusals appear: send, then receive until there is nothing more, is the whole protocol and needs no runtime.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NlaBuffer, NlasIterator,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::errno::Errno;
+
+use crate::error::{Context, Error};
+
+/// A batch stays below the default send buffer (`net.core.wmem_default`, 208 KiB): a larger one is EMSGSIZE.
+const BATCH: usize = 96 * 1024;
+/// The kernel fills dump answers up to 32 KiB (NLMSG_GOODSIZE and `netlink_dump`) when the reader offers as much.
+const ANSWER: usize = 64 * 1024;
+/// `NLM_F_ACK_TLVS` (linux/netlink.h): attributes follow the header that an error message gives back.
+const ACK_TLVS: u16 = 0x200;
+/// `NLMSGERR_ATTR_MSG` (linux/netlink.h): the kernel's own sentence.
+const ATTR_MSG: u16 = 1;
+
+/// The kernel said no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub errno: Errno,
+    /// The kernel's extended message, where it has one.
+    pub message: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} ({:?})", self.errno.desc(), self.errno)?;
+        match &self.message {
+            Some(message) => write!(f, ": {message}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Refusal {
+        Refusal { errno, message: None }
+    }
+}
+
+fn refusal(error: &std::io::Error) -> Refusal {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0)).into()
+}
+
+/// Requests that are sent together, each with a tag of the caller's that comes back with its refusal.
+#[derive(Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    tags: Vec<usize>,
+}
+
+impl Batch {
+    pub fn push(&mut self, tag: usize, message: RouteNetlinkMessage, flags: u16) {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        // The sequence number is the place in the batch, from 1: an answer leads back to its tag.
+        self.tags.push(tag);
+        header.sequence_number = self.tags.len() as u32;
+        let mut packet = NetlinkMessage::new(header, message.into());
+        packet.finalize();
+        let start = self.bytes.len();
+        self.bytes.resize(start + packet.buffer_len().next_multiple_of(4), 0);
+        packet.serialize(&mut self.bytes[start..]);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tags.is_empty()
+    }
+
+    /// Whether it should be sent before more is put in.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= BATCH - 4096
+    }
+}
+
+pub struct Socket(netlink_sys::Socket);
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Socket {
+    /// A socket of the namespace that the calling thread is in, for good.
+    pub fn open() -> Result<Socket, Error> {
+        let open = || -> std::io::Result<netlink_sys::Socket> {
+            let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.set_ext_ack(true)?;
+            socket.set_cap_ack(true)?;
+            // Filters of dump requests are ignored without it.
+            socket.set_netlink_get_strict_chk(true)?;
+            Ok(socket)
+        };
+        open().map(Socket).context("cannot open a netlink socket")
+    }
+
+    /// Sends what is in the batch and empties it. Returns the refusals with their tags; where nothing was sent or the answers
+    /// were lost, every tag has one.
+    pub fn send(&self, batch: &mut Batch) -> Vec<(usize, Refusal)> {
+        self.exchange(batch, |_| {})
+    }
+
+    /// Like `send`, for requests that are answered.
+    pub fn exchange(&self, batch: &mut Batch, mut answer: impl FnMut(RouteNetlinkMessage)) -> Vec<(usize, Refusal)> {
+        let batch = std::mem::take(batch);
+        if batch.is_empty() {
+            return Vec::new();
+        }
+        let lost = |refusal: Refusal| batch.tags.iter().map(|tag| (*tag, refusal.clone())).collect();
+        if let Err(error) = self.write(&batch.bytes) {
+            return lost(refusal(&error));
+        }
+        let mut refused = Vec::new();
+        let mut buffer = Vec::with_capacity(ANSWER);
+        loop {
+            match self.read(&mut buffer, libc::MSG_DONTWAIT) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return refused,
+                Err(error) => return lost(refusal(&error)),
+            }
+            for (header, payload) in messages(&buffer) {
+                if header.message_type == NLMSG_ERROR {
+                    let tag = batch.tags.get((header.sequence_number as usize).wrapping_sub(1));
+                    if let (Some(refusal), Some(tag)) = (error_of(&header, payload), tag) {
+                        refused.push((*tag, refusal));
+                    }
+                } else if let Ok(message) = RouteNetlinkMessage::deserialize(&header, payload) {
+                    answer(message);
+                }
+            }
+        }
+    }
+
+    /// Asks for all objects of a kind, and again where the answer was cut or went stale on the way.
+    pub fn dump<T>(
+        &self,
+        request: impl Fn() -> RouteNetlinkMessage,
+        read: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
+        let mut tries = 0;
+        loop {
+            let mut found = Vec::new();
+            tries += 1;
+            match self.dump_once(request(), |message| found.extend(read(message))) {
+                Ok(()) => return Ok(found),
+                Err(refusal) if tries < 5 && matches!(refusal.errno, Errno::EINTR | Errno::ENOBUFS | Errno::EBUSY) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+    }
+
+    fn dump_once(
+        &self,
+        request: RouteNetlinkMessage,
+        mut each: impl FnMut(RouteNetlinkMessage),
+    ) -> Result<(), Refusal> {
+        let mut batch = Batch::default();
+        batch.push(0, request, NLM_F_DUMP);
+        self.write(&batch.bytes).map_err(|error| refusal(&error))?;
+        let mut buffer = Vec::with_capacity(ANSWER);
+        let mut refused = None;
+        loop {
+            self.read(&mut buffer, 0).map_err(|error| refusal(&error))?;
+            for (header, payload) in messages(&buffer) {
+                if header.flags & NLM_F_DUMP_INTR != 0 {
+                    refused = Some(Errno::EINTR.into());
+                }
+                match header.message_type {
+                    NLMSG_DONE => return refused.map_or(Ok(()), Err),
+                    NLMSG_ERROR => return Err(error_of(&header, payload).unwrap_or(Errno::EPROTO.into())),
+                    // What cannot be read is no reason to believe that there is nothing.
+                    _ => match RouteNetlinkMessage::deserialize(&header, payload) {
+                        Ok(message) => each(message),
+                        Err(error) => {
+                            refused = Some(Refusal {
+                                errno: Errno::EBADMSG,
+                                message: Some(error.to_string()),
+                            });
+                        }
+                    },
+                }
+            }
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
+        loop {
+            match self.0.send(bytes, 0) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+
+    fn read(&self, buffer: &mut Vec<u8>, flags: libc::c_int) -> std::io::Result<()> {
+        buffer.clear();
+        loop {
+            match self.0.recv(buffer, flags) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+
+    pub fn raw(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+/// The messages that one read brought.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+        let message = bytes.get(..length)?;
+        let mut header = NetlinkHeader::default();
+        header.length = length as u32;
+        header.message_type = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
+        header.flags = u16::from_ne_bytes(message.get(6..8)?.try_into().ok()?);
+        header.sequence_number = u32::from_ne_bytes(message.get(8..12)?.try_into().ok()?);
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((header, message.get(16..)?))
+    })
+}
+
+/// What an error message says; `None` for an acknowledgement.
+fn error_of(header: &NetlinkHeader, payload: &[u8]) -> Option<Refusal> {
+    let code = i32::from_ne_bytes(payload.get(..4)?.try_into().ok()?);
+    if code == 0 {
+        return None;
+    }
+    // After the code comes the header of the request, alone because of NETLINK_CAP_ACK, then the attributes.
+    let attributes = payload
+        .get(4 + 16..)
+        .filter(|_| header.flags & ACK_TLVS != 0)
+        .unwrap_or_default();
+    let text = |nla: NlaBuffer<&[u8]>| String::from_utf8_lossy(nla.value()).trim_end_matches('\0').to_owned();
+    let message = NlasIterator::new(attributes)
+        .flatten()
+        .find(|nla| nla.kind() == ATTR_MSG)
+        .map(text);
+    Some(Refusal {
+        errno: Errno::from_raw(-code),
+        message,
+    })
+}

@@ -1,0 +1,854 @@
+//! What the file says, table by table, each word with its place. It judges every word by itself; what must hold between
+//! words of different tables it leaves to `check`. Where something could not be read its place here stays empty, and the
+//! fault has been told.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use ipnetwork::{Ipv4Network, Ipv6Network};
+use toml::de::DeTable;
+
+use crate::topology::{
+    Acme, Clients, Device, Flow, Forward, HOST, MTU, Mode, NAME_MAX, Name, OUTSIDE, Peer, Place, Policy, Pool, Publish,
+    Redirect, Set, Site, Tls, Upstream, Wireguard,
+};
+
+use super::flow::{self, device, duration, flows, host_address, network, publishes, rated, service, size, whom};
+use super::near::{meant, shown};
+use super::tree::{Page, Said, Table, Value, Word};
+use super::{
+    ACME, CLIENTS, FORWARD, HOST_TABLE, HUB, NODE, PEER, PODMAN, POOL, REDIRECT, SET, SITE, TLS, TOP, WIRE, WIREGUARD,
+};
+
+pub struct Draft<'t> {
+    /// Every node is a named namespace unless its own table says otherwise.
+    pub netns: bool,
+    pub user: Option<String>,
+    pub wires: Vec<Wire<'t>>,
+    pub modules: Vec<(Name, Vec<Said<Name>>)>,
+    /// All of `[module]` could be read: a node that is not there is in no module.
+    pub modules_whole: bool,
+    pub host: Host,
+    pub hubs: Vec<Hub<'t>>,
+    pub nodes: Vec<Node<'t>>,
+    pub pool: Pool,
+    pub sets: BTreeMap<Name, Set>,
+    /// All sets could be read: one that is not there does not exist.
+    pub sets_whole: bool,
+    pub acme: Option<Acme>,
+}
+
+pub struct Wire<'t> {
+    /// As messages call it.
+    pub what: String,
+    pub place: Place,
+    pub name: Option<Said<Name>>,
+    pub ends: Option<[Said<&'t str>; 2]>,
+    /// Where `ends` stands in the text, and whether within `{ … }`: `number` writes behind it.
+    pub ends_span: Range<usize>,
+    pub inline: bool,
+    pub subnet: Option<Said<Ipv4Network>>,
+    /// There is no `subnet` at all.
+    pub hole: bool,
+    pub subnet6: Option<Said<Ipv6Network>>,
+    pub allow: Vec<Flow>,
+    pub allow_back: Vec<Flow>,
+    /// All flows could be read: one that is not there does not exist.
+    pub flows_whole: bool,
+    pub publish: Vec<Publish>,
+    pub publish_place: Option<Place>,
+    pub mtu: u32,
+    pub ifname: Option<[Said<Device>; 2]>,
+    /// There is an `ifname` that could not be read.
+    pub ifname_torn: bool,
+    pub mode: Mode,
+    pub across_zones: bool,
+}
+
+#[derive(Default)]
+pub struct Host {
+    pub uplinks: Vec<Said<Device>>,
+    /// There are `uplinks` that could not be read.
+    pub uplinks_torn: bool,
+    pub policy: Policy,
+    pub policy_place: Place,
+    pub allow: Vec<Flow>,
+    pub block: Option<Said<Name>>,
+}
+
+pub struct Node<'t> {
+    pub name: Said<Name>,
+    pub netns: Option<Said<Name>>,
+    pub container: Option<Said<Name>>,
+    pub user: Option<Said<String>>,
+    pub network_none: Option<Place>,
+    pub owned: Option<Place>,
+    pub shares: Option<Said<&'t str>>,
+    pub zones: Option<Said<Vec<Name>>>,
+    /// There is a `zones` that could not be read.
+    pub zones_torn: bool,
+    pub egress: Vec<Flow>,
+    pub egress_place: Option<Place>,
+    pub snat: Option<Said<std::net::IpAddr>>,
+}
+
+pub struct Hub<'t> {
+    pub name: Said<Name>,
+    pub zone: Option<Name>,
+    pub pool: Option<Ipv4Network>,
+    pub clients: Option<Said<Clients>>,
+    pub clients_said: bool,
+    /// Without its peers.
+    pub wireguard: Option<Said<Wireguard>>,
+    pub peers: Vec<PeerDraft<'t>>,
+    pub sites: Vec<Said<Site>>,
+    pub redirects: Vec<Redirect>,
+    pub forwards: Vec<ForwardDraft>,
+}
+
+/// A peer without what it is allowed, which are names still to be found.
+pub struct PeerDraft<'t> {
+    pub peer: Peer,
+    pub name: Place,
+    pub address: Place,
+    pub key: Place,
+    pub allow: Vec<Said<&'t str>>,
+}
+
+pub struct ForwardDraft {
+    pub forward: Forward,
+    pub port: Place,
+    pub to: Place,
+}
+
+impl Draft<'_> {
+    /// Tells which wires have no subnet yet.
+    pub fn tell_holes(&self, page: &Page) {
+        for wire in self.wires.iter().filter(|wire| wire.hole) {
+            let hint = "run `wire number`, which writes the next free /31 into the file, or write one yourself";
+            page.fault(wire.place, format!("{}: `subnet` is missing", wire.what), hint);
+        }
+    }
+}
+
+/// Everything the file says, or nothing where it is not of this version.
+pub fn read<'t>(page: &'t Page<'t>, tree: &'t DeTable<'t>) -> Option<Draft<'t>> {
+    if let Some(version) = tree.get("version").and_then(|v| v.get_ref().as_integer())
+        && version.as_str() != "1"
+    {
+        let at = tree.get("version").map_or(0, |version| version.span().start);
+        let message = format!("version {} is not known to this `wire`", shown(version.as_str()));
+        page.fault(page.place(at), message, "write `version = 1`, or take a newer `wire`");
+        return None;
+    }
+    let top = Table::new(page, &TOP, "", Place { line: 1, column: 1 }, tree);
+    if let Some(version) = top.required("version") {
+        version.number(1..=1);
+    }
+    let runtime = top
+        .value("runtime")
+        .and_then(|runtime| choice(&runtime, &["podman", "netns"]));
+    let podman = top.value("podman").and_then(|podman| podman.table(&PODMAN, "[podman]"));
+    let (modules, modules_whole) = modules(&top);
+    let (sets, sets_whole) = sets(&top);
+    Some(Draft {
+        netns: runtime == Some("netns"),
+        user: podman
+            .and_then(|podman| user(&podman.value("user")?))
+            .and_then(|user| rootless(user.it)),
+        wires: top
+            .value("wire")
+            .and_then(|wires| wires.list())
+            .unwrap_or_default()
+            .iter()
+            .filter_map(wire)
+            .collect(),
+        modules,
+        modules_whole,
+        host: top.value("host").and_then(|host| host_table(&host)).unwrap_or_default(),
+        hubs: named(&top, "hub", hub),
+        nodes: named(&top, "node", node),
+        pool: top.value("pool").and_then(|pool| pool_table(&pool)).unwrap_or_default(),
+        sets,
+        sets_whole,
+        acme: top.value("acme").and_then(|acme| acme_table(&acme)),
+    })
+}
+
+/// The tables `[KIND.NAME]`.
+fn named<'t, T>(top: &Table<'t>, kind: &'static str, read: fn(Said<Name>, &Value<'t>) -> Option<T>) -> Vec<T> {
+    let entries = top.value(kind).map(|tables| tables.named()).unwrap_or_default();
+    entries
+        .iter()
+        .filter_map(|(key, value)| read(name(key, kind)?, value))
+        .collect()
+}
+
+/// A name that this word gives to something.
+fn name(word: &Word, kind: &str) -> Option<Said<Name>> {
+    const RESERVED: [&str; 5] = ["lo", "all", "default", HOST, OUTSIDE];
+    if RESERVED.contains(&word.text) || (kind == "wire" && word.text == "eth0") {
+        let hint = if word.text == HOST && kind == "node" {
+            "what concerns the host stands below [host]".to_owned()
+        } else {
+            format!("give the {kind} another name")
+        };
+        word.fault(format!("`{}` is taken and cannot name a {kind}", word.text), hint);
+        return None;
+    }
+    let name = Name::new(word.text);
+    if name.is_none() {
+        let legal = |c: char| {
+            if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        };
+        let better: String = word.text.chars().take(NAME_MAX).map(legal).collect();
+        let better = better.trim_matches(['.', '_', '-']);
+        let rule = "a name is 1 to 64 of letters, digits, `.`, `_` and `-`, and begins with a letter or digit";
+        let hint = if Name::new(better).is_some() {
+            format!("{rule}: `{better}`")
+        } else {
+            rule.to_owned()
+        };
+        word.fault(format!("`{}` cannot name a {kind}", shown(word.text)), hint);
+    }
+    name.map(|name| word.said(name))
+}
+
+/// One of a few words.
+fn choice(value: &Value, choices: &[&'static str]) -> Option<&'static str> {
+    let word = value.word()?;
+    let choice = choices.iter().find(|choice| **choice == word.text).copied();
+    if choice.is_none() {
+        let all: Vec<_> = choices.iter().map(|choice| format!("`\"{choice}\"`")).collect();
+        let hint = meant(
+            word.text,
+            choices.iter().copied(),
+            format!("it may be {}", all.join(" or ")),
+        );
+        word.fault(format!("`{}` cannot be `{}`", value.key, shown(word.text)), hint);
+    }
+    choice
+}
+
+/// A user's name. Root's containers are those that belong to no other.
+fn user(value: &Value) -> Option<Said<String>> {
+    let word = value.word()?;
+    let legal = |c: char| !c.is_whitespace() && !c.is_control() && !":/,\"'".contains(c);
+    let is_name = !word.text.is_empty() && word.text.len() <= 255 && !word.text.starts_with('-');
+    if !is_name || !word.text.chars().all(legal) {
+        word.fault(
+            format!("`{}` is no user's name", shown(word.text)),
+            "write the name that `id` shows, as `liam`",
+        );
+        return None;
+    }
+    Some(word.said(word.text.to_owned()))
+}
+
+pub fn rootless(user: String) -> Option<String> {
+    Some(user).filter(|user| user != "root")
+}
+
+/// A path from the root, as nobody knows where `wire` will be started.
+fn path(value: &Value) -> Option<String> {
+    let word = value.word()?;
+    if !word.text.starts_with('/') || word.text.chars().any(char::is_control) || word.text.ends_with('/') {
+        let hint = "write the whole path of a file, beginning with `/`";
+        word.fault(format!("`{}` is no path from the root", shown(word.text)), hint);
+        return None;
+    }
+    Some(word.text.to_owned())
+}
+
+fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
+    let mut table = value.table(&WIRE, what_wire(value))?;
+    let name = table.required("name").and_then(|value| name(&value.word()?, "wire"));
+    let ends_value = table.required("ends");
+    let ends = ends_value
+        .as_ref()
+        .and_then(|ends| pair(ends, "two nodes", "[\"host\", \"web\"]"));
+    if let (None, Some([a, b])) = (&name, &ends) {
+        table.rename(format!("the wire between `{}` and `{}`", shown(a.text), shown(b.text)));
+    }
+    let ifname_value = table.value("ifname");
+    let ifname = ifname_value.as_ref().and_then(|value| {
+        let [a, b] = pair(value, "two devices", "[\"web-db\", \"eth0\"]")?;
+        let devices = (
+            device(&a).map(|device| a.said(device)),
+            device(&b).map(|device| b.said(device)),
+        );
+        Some([devices.0?, devices.1?])
+    });
+    let before = value.page.count();
+    let allow = table.value("allow").map(|value| flows(&value)).unwrap_or_default();
+    let allow_back = table.value("allow-back").map(|value| flows(&value)).unwrap_or_default();
+    let flows_whole = value.page.count() == before;
+    let publish = table.value("publish");
+    let subnet6 = table.value("subnet6").and_then(|value| value.word());
+    let subnet6 = subnet6.and_then(|word| Some(word.said(flow::subnet6(&word)?)));
+    let least = if subnet6.is_some() { 1280 } else { 68 };
+    let mtu = table.value("mtu").and_then(|mtu| {
+        let number = mtu.number(68..=65535)?;
+        if number < least {
+            mtu.fault(
+                format!("an mtu of {number} is too small for IPv6"),
+                "write 1280 or more, or leave `subnet6` out",
+            );
+        }
+        u32::try_from(number).ok()
+    });
+    let subnet = table.value("subnet").and_then(|value| value.word());
+    let mode = table
+        .value("mode")
+        .and_then(|mode| choice(&mode, &["enforce", "audit"]));
+    Some(Wire {
+        what: table.what().to_string(),
+        place: table.place,
+        name,
+        ends_span: ends_value.map(|ends| ends.span()).unwrap_or_default(),
+        inline: value.is_inline(),
+        subnet: subnet.and_then(|word| Some(word.said(flow::subnet(&word)?))),
+        hole: !table.has("subnet"),
+        subnet6,
+        allow,
+        allow_back,
+        flows_whole,
+        publish_place: publish.as_ref().map(|publish| publish.place()),
+        publish: publish.map(|publish| publishes(&publish)).unwrap_or_default(),
+        mtu: mtu.unwrap_or(MTU),
+        ifname_torn: ifname_value.is_some() && ifname.is_none(),
+        ifname,
+        mode: if mode == Some("audit") {
+            Mode::Audit
+        } else {
+            Mode::Enforce
+        },
+        across_zones: table
+            .value("across-zones")
+            .and_then(|value| value.truth())
+            .unwrap_or_default(),
+        ends: ends.map(|[a, b]| [a.said(a.text), b.said(b.text)]),
+    })
+}
+
+/// What messages call a wire, even one that is not read yet.
+fn what_wire(value: &Value) -> String {
+    match value.peek("name") {
+        Some(name) => format!("wire `{}`", shown(name)),
+        None => "wire".to_owned(),
+    }
+}
+
+/// A list of exactly two words.
+fn pair<'t>(value: &Value<'t>, wanted: &str, example: &str) -> Option<[Word<'t>; 2]> {
+    let list = value.list()?;
+    let count = list.len();
+    let words: Vec<_> = list.iter().filter_map(Value::word).collect();
+    if count != 2 {
+        let found = if count == 1 {
+            "one".to_owned()
+        } else {
+            count.to_string()
+        };
+        let message = format!("`{}` names {wanted}, not {found}", value.key);
+        value.fault(message, format!("write `{} = {example}`", value.key));
+    }
+    words.try_into().ok().filter(|_| count == 2)
+}
+
+fn modules(top: &Table) -> (Vec<(Name, Vec<Said<Name>>)>, bool) {
+    let mut whole = true;
+    let mut modules = Vec::new();
+    for (key, value) in top.value("module").map(|modules| modules.named()).unwrap_or_default() {
+        let value = value.called(format!("module `{}`", shown(key.text)));
+        let said = name(&key, "module");
+        let Some(list) = value.list() else {
+            whole = false;
+            continue;
+        };
+        let nodes: Vec<_> = list.iter().filter_map(|value| name(&value.word()?, "node")).collect();
+        whole &= nodes.len() == list.len();
+        if let Some(said) = said {
+            modules.push((said.it, nodes));
+        } else {
+            whole = false;
+        }
+    }
+    (modules, whole)
+}
+
+fn host_table(value: &Value) -> Option<Host> {
+    let table = value.table(&HOST_TABLE, "[host]")?;
+    let before = value.page.count();
+    let uplinks = table
+        .value("uplinks")
+        .map(|uplinks| uplinks.words())
+        .unwrap_or_default();
+    let uplinks: Vec<_> = uplinks
+        .iter()
+        .filter_map(|word| Some(word.said(device(word)?)))
+        .collect();
+    let uplinks_torn = value.page.count() > before || table.has("uplinks") && table.value("uplinks").is_none();
+    let policy = table.value("policy");
+    let policy_place = policy.as_ref().map(Value::place).unwrap_or_default();
+    let block = table.value("block").and_then(|block| block.word());
+    Some(Host {
+        uplinks,
+        uplinks_torn,
+        policy: match policy.and_then(|policy| choice(&policy, &["wires", "all"])) {
+            Some("all") => Policy::All,
+            _ => Policy::Wires,
+        },
+        policy_place,
+        allow: table.value("allow").map(|allow| flows(&allow)).unwrap_or_default(),
+        block: block.and_then(|word| Some(word.said(flow::set(&word)?))),
+    })
+}
+
+fn node<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Node<'t>> {
+    let table = value.table(&NODE, format!("node `{}`", said.it))?;
+    let named = |key| {
+        let word = table.value(key)?.word()?;
+        name(&word, if key == "netns" { "namespace" } else { "container" })
+    };
+    let zones = table.value("zones");
+    let zone_names = zones.as_ref().and_then(|zones| {
+        let list = zones.list()?;
+        let names: Vec<_> = list.iter().filter_map(|value| zone(&value.word()?)).collect();
+        (names.len() == list.len()).then(|| zones.said(names))
+    });
+    let egress = table.value("egress");
+    let network = table.value("network");
+    let owned = table.value("owned");
+    let shares = table.value("shares").and_then(|shares| shares.word());
+    let snat = table.value("snat").and_then(|snat| snat.word());
+    Some(Node {
+        name: said,
+        netns: named("netns"),
+        container: named("container"),
+        user: table.value("user").and_then(|value| user(&value)),
+        network_none: network.and_then(|value| choice(&value, &["none"]).map(|_| value.place())),
+        owned: owned
+            .filter(|owned| owned.truth() == Some(true))
+            .map(|owned| owned.place()),
+        shares: shares.map(|word| word.said(word.text)),
+        zones_torn: zones.is_some() && zone_names.is_none(),
+        zones: zone_names,
+        egress_place: egress.as_ref().map(Value::place),
+        egress: egress.map(|egress| flows(&egress)).unwrap_or_default(),
+        snat: snat.and_then(|word| Some(word.said(host_address(&word)?))),
+    })
+}
+
+fn zone(word: &Word) -> Option<Name> {
+    let zone = Name::new(word.text);
+    if zone.is_none() {
+        let hint = "a zone is one word, as `public` or `private`";
+        word.fault(format!("`{}` cannot name a zone", shown(word.text)), hint);
+    }
+    zone
+}
+
+fn pool_table(value: &Value) -> Option<Pool> {
+    let table = value.table(&POOL, "[pool]")?;
+    let pool = |key| flow::pool(&table.value(key)?.word()?);
+    Some(Pool {
+        host: pool("host"),
+        direct: pool("direct"),
+    })
+}
+
+fn sets(top: &Table) -> (BTreeMap<Name, Set>, bool) {
+    let entries = top.value("set").map(|sets| sets.named()).unwrap_or_default();
+    let count = entries.len();
+    let sets: BTreeMap<_, _> = entries
+        .iter()
+        .filter_map(|(key, value)| set(name(key, "set")?, value))
+        .collect();
+    let whole = sets.len() == count;
+    (sets, whole)
+}
+
+fn set(said: Said<Name>, value: &Value) -> Option<(Name, Set)> {
+    let table = value.table(&SET, format!("set `{}`", said.it))?;
+    let words = |key| table.value(key).map(|value: Value| value.words()).unwrap_or_default();
+    let interval = table.value("interval");
+    if let Some(interval) = interval.as_ref().filter(|_| !table.has("dns") && !table.has("file")) {
+        interval.fault(
+            "`interval` says when names are asked again, and there are none",
+            "add `dns = [\"anna.example.net\"]`",
+        );
+    }
+    let set = Set {
+        name: said.it.clone(),
+        elements: words("elements").iter().filter_map(network).collect(),
+        file: table.value("file").and_then(|file| path(&file)),
+        dns: words("dns").iter().filter_map(domain).collect(),
+        interval: interval.and_then(|interval| duration(&interval.word()?)),
+        place: said.place,
+    };
+    Some((said.it, set))
+}
+
+/// A name of the DNS.
+fn domain(word: &Word) -> Option<String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.chars().all(legal) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let is_address = word.text.parse::<std::net::IpAddr>().is_ok();
+    if word.text.len() > 253 || is_address || !word.text.split('.').all(label) {
+        word.fault(
+            format!("`{}` is no name of the DNS", shown(word.text)),
+            "write a name alone, as `blog.example.org`",
+        );
+        return None;
+    }
+    Some(word.text.to_ascii_lowercase())
+}
+
+fn acme_table(value: &Value) -> Option<Acme> {
+    let table = value.table(&ACME, "[acme]")?;
+    let url = |key, scheme: &str, example: &str| {
+        let word = table.value(key)?.word()?;
+        let rest = word.text.strip_prefix(scheme).filter(|rest| !rest.is_empty());
+        if rest.is_none() || word.text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            word.fault(
+                format!("`{}` does not begin with `{scheme}`", shown(word.text)),
+                format!("write `{key} = \"{example}\"`"),
+            );
+            return None;
+        }
+        Some(word.text.to_owned())
+    };
+    Some(Acme {
+        contact: url("contact", "mailto:", "mailto:me@example.org"),
+        directory: url("directory", "https://", "https://acme.example.net/dir"),
+        ca: table.value("ca").and_then(|ca| path(&ca)),
+    })
+}
+
+fn hub<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Hub<'t>> {
+    let what = format!("hub `{}`", said.it);
+    let table = value.table(&HUB, what.clone())?;
+    let clients = table.value("clients");
+    let wireguard_value = table.value("wireguard");
+    let wireguard_table = wireguard_value
+        .as_ref()
+        .and_then(|value| value.table(&WIREGUARD, what.clone()));
+    let list = |key| {
+        table
+            .value(key)
+            .and_then(|value: Value<'t>| value.list())
+            .unwrap_or_default()
+    };
+    let peers = wireguard_table
+        .as_ref()
+        .and_then(|table| table.value("peer")?.list())
+        .unwrap_or_default();
+    Some(Hub {
+        zone: table.required("zone").and_then(|value| zone(&value.word()?)),
+        pool: table.value("pool").and_then(|pool| flow::pool(&pool.word()?)),
+        clients_said: table.has("clients"),
+        clients: clients.and_then(|value| Some(value.said(clients_table(&value, &what)?))),
+        wireguard: wireguard_table.and_then(|table| wireguard(&table, wireguard_value?.key_place())),
+        peers: peers.iter().filter_map(peer).collect(),
+        sites: list("site").iter().filter_map(site).collect(),
+        redirects: list("redirect").iter().filter_map(redirect).collect(),
+        forwards: list("forward").iter().filter_map(forward).collect(),
+        name: said,
+    })
+}
+
+fn clients_table(value: &Value, what: &str) -> Option<Clients> {
+    let table = value.table(&CLIENTS, what)?;
+    let prefix = table.required("prefix").and_then(|value| {
+        let word = value.word()?;
+        let prefix = network(&word)?;
+        let longest = if prefix.is_ipv4() { 30 } else { 126 };
+        if prefix.prefix() > longest {
+            let hint = format!("take a prefix of /{longest} or shorter: the first address is the hub's own");
+            word.fault(format!("`{}` has no room for clients", word.text), hint);
+            return None;
+        }
+        Some(prefix)
+    });
+    let device = table.required("device").and_then(|value| device(&value.word()?));
+    Some(Clients {
+        prefix: prefix?,
+        device: device?,
+    })
+}
+
+fn wireguard(table: &Table, place: Place) -> Option<Said<Wireguard>> {
+    let listen = table.required("listen");
+    let listen_place = listen.as_ref().map(Value::place);
+    let listen = listen.and_then(|listen| u16::try_from(listen.number(1..=65535)?).ok());
+    let private_key = table.required("private-key").and_then(|key| path(&key));
+    let isolate = table.value("isolate").map_or(Some(true), |isolate| isolate.truth());
+    let endpoint = table.value("endpoint").and_then(|endpoint| {
+        let word = endpoint.word()?;
+        let parts = word.text.rsplit_once(':').filter(|(host, port)| {
+            let bare = host
+                .strip_prefix('[')
+                .and_then(|host| host.strip_suffix(']'))
+                .unwrap_or(host);
+            let plain = !bare.is_empty() && bare.chars().all(|c| c.is_ascii_alphanumeric() || "._-:".contains(c));
+            plain && (bare == *host) != host.contains(':') && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+        if parts.is_none() {
+            let hint = "write what peers dial, as `home.example.org:51820`";
+            word.fault(format!("`{}` is no host and port", shown(word.text)), hint);
+        }
+        parts.map(|_| word.text.to_owned())
+    });
+    let wireguard = Wireguard {
+        listen: listen?,
+        endpoint,
+        private_key: private_key?,
+        isolate: isolate?,
+        peers: Vec::new(),
+        place,
+    };
+    Some(Said {
+        it: wireguard,
+        place: listen_place?,
+    })
+}
+
+fn peer<'t>(value: &Value<'t>) -> Option<PeerDraft<'t>> {
+    let what = value
+        .peek("name")
+        .map_or("peer".to_owned(), |name| format!("peer `{}`", shown(name)));
+    let table = value.table(&PEER, what)?;
+    let name = table.required("name").and_then(|value| name(&value.word()?, "peer"));
+    let key = table
+        .required("public-key")
+        .and_then(|value| public_key(&value.word()?));
+    let address = table.required("address").and_then(|value| {
+        let word = value.word()?;
+        Some(word.said(host_address(&word)?))
+    });
+    let allow = table.required("allow").map(|allow| allow.words());
+    let preshared_key = table.value("preshared-key").and_then(|key| path(&key));
+    let (name, key, address) = (name?, key?, address?);
+    let peer = Peer {
+        name: name.it,
+        public_key: key.it,
+        preshared_key,
+        address: address.it,
+        allow: Vec::new(),
+        place: table.place,
+    };
+    let allow = allow?.iter().map(|word| word.said(word.text)).collect();
+    Some(PeerDraft {
+        peer,
+        name: name.place,
+        address: address.place,
+        key: key.place,
+        allow,
+    })
+}
+
+/// Base64 of 32 bytes: 43 digits, the last of which has two bits to spare, and a `=`.
+fn public_key(word: &Word) -> Option<Said<String>> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let value = |digit: &u8| DIGITS.iter().position(|known| known == digit);
+    let is_key = match word.text.as_bytes() {
+        [digits @ .., last, b'='] if digits.len() == 42 => {
+            digits.iter().all(|digit| value(digit).is_some()) && value(last).is_some_and(|value| value % 4 == 0)
+        }
+        _ => false,
+    };
+    if !is_key {
+        let hint = "write what `wg pubkey` prints: 44 characters, the last a `=`";
+        word.fault(format!("`{}` is no public key", shown(word.text)), hint);
+    }
+    is_key.then(|| word.said(word.text.to_owned()))
+}
+
+fn site(value: &Value) -> Option<Said<Site>> {
+    let what = value
+        .peek("host")
+        .map_or("site".to_owned(), |host| format!("site `{}`", shown(host)));
+    let table = value.table(&SITE, what)?;
+    let host = table.required("host").and_then(|host| domain(&host.word()?));
+    let to_value = table.required("to");
+    let to = to_value.as_ref().and_then(|to| upstream(&to.word()?));
+    let tls = table.value("tls").and_then(|value| tls(&value));
+    let path = table.value("path").and_then(|path| {
+        let word = path.word()?;
+        let legal = |c: char| c.is_ascii_graphic() && !"?#\\\"".contains(c);
+        let plain = word.text.starts_with('/') && word.text.chars().all(legal) && !word.text.contains("..");
+        if !plain {
+            let hint = "write the beginning of a URL's path, as `/photos`";
+            word.fault(format!("`{}` is no path of a URL", shown(word.text)), hint);
+        }
+        plain.then(|| word.text.to_owned())
+    });
+    let methods = table
+        .value("methods")
+        .map(|methods| methods.words())
+        .unwrap_or_default();
+    let method = |word: &Word| {
+        let is_method = !word.text.is_empty() && word.text.bytes().all(|b| b.is_ascii_uppercase());
+        if !is_method {
+            let upper = word.text.to_ascii_uppercase();
+            let is_close = !upper.is_empty() && upper.bytes().all(|b| b.is_ascii_uppercase());
+            let hint = format!("write `{}`", if is_close { upper } else { "GET".to_owned() });
+            word.fault(format!("`{}` is no method of HTTP", shown(word.text)), hint);
+        }
+        is_method.then(|| word.text.to_owned())
+    };
+    let site = Site {
+        methods: methods.iter().filter_map(method).collect(),
+        headers: table
+            .value("headers")
+            .map(|headers| headers_table(&headers))
+            .unwrap_or_default(),
+        rate: rated(&table),
+        body: table.value("body").and_then(|body| size(&body.word()?)),
+        host: host?,
+        to: to?,
+        tls,
+        path,
+        place: table.place,
+    };
+    Some(Said {
+        it: site,
+        place: to_value?.place(),
+    })
+}
+
+fn headers_table(value: &Value) -> BTreeMap<String, String> {
+    let header = |(key, value): &(Word, Value)| {
+        let is_name = !key.text.is_empty()
+            && key
+                .text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        if !is_name {
+            key.fault(
+                format!("`{}` is no header's name", shown(key.text)),
+                "write letters, digits and `-`, as `X-Frame-Options`",
+            );
+        }
+        let text = value.word()?;
+        let is_plain = text.text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+        if !is_plain {
+            text.fault(
+                format!("header `{}` has a value of more than ASCII", shown(key.text)),
+                "leave out line breaks, tabs and accents",
+            );
+        }
+        (is_name && is_plain).then(|| (key.text.to_owned(), text.text.to_owned()))
+    };
+    value.named().iter().filter_map(header).collect()
+}
+
+fn tls(value: &Value) -> Option<Tls> {
+    if value.is_word() {
+        return match choice(value, &["acme", "internal"])? {
+            "acme" => Some(Tls::Acme),
+            _ => Some(Tls::Internal),
+        };
+    }
+    let table = value.table(&TLS, value.what.clone())?;
+    let cert = table.required("cert").and_then(|cert| path(&cert));
+    let key = table.required("key").and_then(|key| path(&key));
+    Some(Tls::Files { cert: cert?, key: key? })
+}
+
+/// `node:port`; whether there is such a node is asked later.
+fn upstream(word: &Word) -> Option<Upstream> {
+    let parts = word.text.rsplit_once(':').and_then(|(node, port)| {
+        let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        let port = port.parse().ok().filter(|port| digits && *port > 0)?;
+        Some(Upstream {
+            node: Name::new(node)?,
+            port,
+        })
+    });
+    if parts.is_none() {
+        let node = word
+            .text
+            .split(':')
+            .next()
+            .and_then(Name::new)
+            .map_or("web".to_owned(), |node| node.to_string());
+        word.fault(
+            format!("`{}` is no node and port", shown(word.text)),
+            format!("write `{node}:80`, with the port it listens on"),
+        );
+    }
+    parts
+}
+
+fn redirect(value: &Value) -> Option<Redirect> {
+    let what = value
+        .peek("host")
+        .map_or("redirect".to_owned(), |host| format!("redirect `{}`", shown(host)));
+    let table = value.table(&REDIRECT, what)?;
+    let host = table.required("host").and_then(|host| domain(&host.word()?));
+    let to = table.required("to").and_then(|to| {
+        let word = to.word()?;
+        let rest = word.text.strip_prefix("https://").or(word.text.strip_prefix("http://"));
+        let rest = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+        let legal = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+        match rest {
+            Some(rest) if !rest.is_empty() && rest.chars().all(legal) => {
+                Some(word.text.strip_suffix('/').unwrap_or(word.text).to_owned())
+            }
+            _ => {
+                let hint = "write scheme and host alone, as `https://blog.example.org`; path and query are kept";
+                word.fault(format!("`{}` is no URL without a path", shown(word.text)), hint);
+                None
+            }
+        }
+    });
+    let tls = table.value("tls").and_then(|value| tls(&value));
+    Some(Redirect {
+        host: host?,
+        to: to?,
+        tls,
+        place: table.place,
+    })
+}
+
+fn forward(value: &Value) -> Option<ForwardDraft> {
+    let what = value
+        .peek("port")
+        .map_or("forward".to_owned(), |port| format!("forward `{}`", shown(port)));
+    let table = value.table(&FORWARD, what)?;
+    let port_value = table.required("port");
+    let port = port_value.as_ref().and_then(|value| {
+        let word = value.word()?;
+        let port = service(&word)?;
+        let is_one = matches!(port.ports[..], [(low, high)] if low == high);
+        if !is_one {
+            word.fault(
+                format!("`{}` is not one port", shown(word.text)),
+                "write one [[hub.NAME.forward]] for each port of tcp or udp",
+            );
+        }
+        is_one.then_some(port)
+    });
+    let to_value = table.required("to");
+    let to = to_value.as_ref().and_then(|to| upstream(&to.word()?));
+    let from = table.value("from").and_then(|from| whom(&from.word()?));
+    let forward = Forward {
+        port: port?,
+        to: to?,
+        from,
+        place: table.place,
+    };
+    Some(ForwardDraft {
+        forward,
+        port: port_value?.place(),
+        to: to_value?.place(),
+    })
+}

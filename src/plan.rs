@@ -1,0 +1,597 @@
+//! The difference of two states as a list of changes: data that prints itself, each with its reason. Pure: what is wanted and
+//! what was seen come in, nothing is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use ipnetwork::IpNetwork;
+
+use crate::state::{End, Marks, Namespace, Route, Setting, State};
+use crate::topology::{Device, HOST, Mac, Name, Topology};
+
+/// What stands between the state that was seen and the one that is wanted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// In the order in which they are safe: what is too much goes first, an end comes up last and gets its routes then.
+    pub changes: Vec<Change>,
+    /// Wires that wait for a node to run.
+    pub waiting: Vec<Waiting>,
+    /// What `wire` will not mend by itself.
+    pub findings: Vec<Finding>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    pub node: Name,
+    /// The wire it is about; none for a setting of the whole namespace or a device that is no wire's any more.
+    pub wire: Option<Name>,
+    pub action: Action,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Waiting {
+    pub wire: Name,
+    pub node: Name,
+    /// What the node does instead of running.
+    pub reason: String,
+}
+
+/// Something foreign that is named and left alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    pub node: Name,
+    pub wire: Option<Name>,
+    pub kind: &'static str,
+    pub message: String,
+    pub hint: String,
+    /// The wire cannot be what the file says because of it.
+    pub blocks: bool,
+}
+
+/// One thing to do in one namespace. The order of the variants is the order of execution, which is the order of safety.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Deletes a device, and with it the far end of its pair.
+    Remove {
+        device: Device,
+    },
+    /// Sets a sysctl of the whole namespace.
+    SetAll(Setting, i32),
+    /// Takes the wire's name from the device's altnames, so that the device can be called by it.
+    Unname,
+    Rename {
+        from: Device,
+        to: Device,
+    },
+    /// Makes the pair with all that belongs to both its ends.
+    Create(Box<[(Name, End); 2]>),
+    /// Renews what tells the device as wire's.
+    Mark(Mac),
+    Altname,
+    /// Takes the device out of a bridge.
+    Release,
+    Arp,
+    Mtu(u32),
+    Set(Setting, i32),
+    AddAddress(IpNetwork),
+    RemoveAddress(IpNetwork),
+    Up,
+    RemoveRoute(Route),
+    AddRoute(Route),
+}
+
+impl Action {
+    /// One word for what it does.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Action::Create(_) => "create",
+            Action::Remove { .. } => "remove",
+            Action::Rename { .. } => "rename",
+            Action::SetAll(..) | Action::Set(..) | Action::Mtu(_) | Action::Arp => "set",
+            Action::Mark(_) => "mark",
+            Action::Altname => "add-altname",
+            Action::Unname => "remove-altname",
+            Action::Release => "release",
+            Action::AddAddress(_) => "add-address",
+            Action::RemoveAddress(_) => "remove-address",
+            Action::Up => "raise",
+            Action::AddRoute(_) => "add-route",
+            Action::RemoveRoute(_) => "remove-route",
+        }
+    }
+
+    /// What kind of deviation it mends.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Action::Create(_) => "missing",
+            Action::Remove { .. } => "struck",
+            Action::Rename { .. } => "name",
+            Action::Altname | Action::Unname => "altname",
+            Action::Mark(_) => "mark",
+            Action::Release => "bridged",
+            Action::Mtu(_) => "mtu",
+            Action::Set(setting, _) if setting.is_ipv6() => "ipv6",
+            Action::SetAll(..) | Action::Set(..) | Action::Arp => "setting",
+            Action::AddAddress(_) | Action::RemoveAddress(_) => "address",
+            Action::Up => "down",
+            Action::AddRoute(_) | Action::RemoveRoute(_) => "route",
+        }
+    }
+
+    fn rank(&self) -> usize {
+        match self {
+            Action::Remove { .. } => 0,
+            Action::SetAll(..) => 1,
+            Action::Unname => 2,
+            Action::Rename { .. } => 3,
+            Action::Create(_) => 4,
+            Action::Mark(_) => 5,
+            Action::Altname => 6,
+            Action::Release => 7,
+            Action::Arp => 8,
+            Action::Mtu(_) => 9,
+            Action::Set(..) => 10,
+            Action::AddAddress(_) => 11,
+            Action::RemoveAddress(_) => 12,
+            Action::Up => 13,
+            Action::RemoveRoute(_) => 14,
+            Action::AddRoute(_) => 15,
+        }
+    }
+}
+
+impl Change {
+    /// What is changed, in the user's names: the wire, and what of it.
+    pub fn subject(&self) -> String {
+        let wire = self.wire.as_ref().map(Name::as_str).unwrap_or_default();
+        match &self.action {
+            Action::Create(_) | Action::Mark(_) | Action::Altname | Action::Unname | Action::Release => wire.to_owned(),
+            Action::Remove { device } if self.wire.is_none() => device.to_string(),
+            Action::Remove { .. } | Action::Up => wire.to_owned(),
+            Action::SetAll(setting, value) => format!("{} = {value}", setting.path("all")),
+            Action::Rename { from, to } => format!("{wire}: {from} to {to}"),
+            Action::Arp => format!("{wire}: arp on"),
+            Action::Mtu(mtu) => format!("{wire}: mtu {mtu}"),
+            Action::Set(setting, value) => format!("{wire}: {} = {value}", setting_name(*setting)),
+            Action::AddAddress(address) | Action::RemoveAddress(address) => format!("{wire}: {address}"),
+            Action::AddRoute(route) | Action::RemoveRoute(route) => format!("{wire}: {route}"),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} {} at {}", self.action.verb(), self.subject(), self.node)
+    }
+}
+
+fn setting_name(setting: Setting) -> String {
+    format!("{}.{}", if setting.is_ipv6() { "ipv6" } else { "ipv4" }, setting.key())
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.findings.is_empty()
+    }
+
+    /// Whether a wire has a finding that keeps it from being what the file says.
+    pub fn blocked(&self, wire: &Name) -> bool {
+        self.findings
+            .iter()
+            .any(|finding| finding.blocks && finding.wire.as_ref() == Some(wire))
+    }
+}
+
+/// What has to change for `seen` to become `wanted`.
+pub fn diff(wanted: &State, seen: &State) -> Plan {
+    let mut plan = Plan::default();
+    for (name, namespace) in &seen.namespaces {
+        let empty = Namespace::default();
+        let wanted = wanted.namespaces.get(name).unwrap_or(&empty);
+        for device in namespace.strays.iter().filter(|device| !wanted.strays.contains(device)) {
+            plan.change(
+                name,
+                None,
+                Action::Remove { device: device.clone() },
+                "it carries wire's mark and is no wire's end",
+            );
+        }
+        for (&setting, &value) in &wanted.settings {
+            if let Some(&now) = namespace.settings.get(&setting).filter(|now| **now != value) {
+                let reason = match namespace.remembered.get(&setting) {
+                    Some(&before) if before == value => format!("as it was before wire set it to {now}"),
+                    _ => format!("it is {now}, which would undo what the wires' own devices are set to"),
+                };
+                plan.change(name, None, Action::SetAll(setting, value), reason);
+                // Switching forwarding switches the taking of redirects the other way (inet_forward_change, net/ipv4/devinet.c).
+                let redirects = wanted.settings.get(&Setting::AcceptRedirects);
+                if let Some(&redirects) = redirects.filter(|_| setting == Setting::Forwarding)
+                    && namespace.settings.get(&Setting::AcceptRedirects) == Some(&redirects)
+                {
+                    let set = Action::SetAll(Setting::AcceptRedirects, redirects);
+                    plan.change(name, None, set, "the kernel changes it with forwarding");
+                }
+            }
+        }
+    }
+    let (wanted_ends, seen_ends) = (by_wire(wanted), by_wire(seen));
+    let wires: BTreeSet<&Name> = wanted_ends.keys().chain(seen_ends.keys()).copied().collect();
+    for wire in wires {
+        let nothing = BTreeMap::new();
+        let here = wanted_ends.get(wire).unwrap_or(&nothing);
+        let there = seen_ends.get(wire).unwrap_or(&nothing);
+        plan.wire(wire, here, there, seen);
+    }
+    plan.untangle(seen);
+    plan.changes.sort_by_key(|change| change.action.rank());
+    plan
+}
+
+type Ends<'a> = BTreeMap<&'a Name, &'a End>;
+
+/// The ends of each wire, by node.
+fn by_wire(state: &State) -> BTreeMap<&Name, Ends<'_>> {
+    let mut wires: BTreeMap<&Name, Ends> = BTreeMap::new();
+    for (node, namespace) in &state.namespaces {
+        for (wire, end) in &namespace.ends {
+            wires.entry(wire).or_default().insert(node, end);
+        }
+    }
+    wires
+}
+
+impl Plan {
+    fn change(&mut self, node: &Name, wire: Option<&Name>, action: Action, reason: impl Into<String>) {
+        self.changes.push(Change {
+            node: node.clone(),
+            wire: wire.cloned(),
+            action,
+            reason: reason.into(),
+        });
+    }
+
+    fn wire(&mut self, name: &Name, wanted: &Ends, seen: &Ends, all_seen: &State) {
+        if wanted.len() < 2 {
+            self.remove(name, seen, "the file does not want it");
+            return;
+        }
+        let stopped = || wanted.keys().filter(|node| !all_seen.namespaces.contains_key(**node));
+        for node in stopped() {
+            if let Some(reason) = all_seen.refused.get(*node) {
+                self.findings.push(Finding {
+                    node: (*node).clone(),
+                    wire: Some(name.clone()),
+                    kind: "refused",
+                    message: format!("{node}: {reason}"),
+                    hint: format!("wire `{name}` is left as it is until that is put right"),
+                    blocks: true,
+                });
+            } else {
+                let reason = all_seen
+                    .waiting
+                    .get(*node)
+                    .cloned()
+                    .unwrap_or_else(|| "does not run".to_owned());
+                self.waiting.push(Waiting {
+                    wire: name.clone(),
+                    node: (*node).clone(),
+                    reason,
+                });
+            }
+        }
+        if stopped().next().is_some() {
+            return;
+        }
+        let before = self.findings.len();
+        for (node, end) in wanted {
+            self.strangers(name, node, end, &all_seen.namespaces[*node]);
+        }
+        let in_the_way = |finding: &Finding| finding.kind == "taken" || finding.kind == "overlap";
+        let paired = wanted.keys().all(|node| seen.contains_key(*node))
+            && seen.len() == 2
+            && seen.iter().all(|(node, end)| {
+                end.far
+                    .as_ref()
+                    .is_some_and(|far| far != *node && seen.contains_key(far))
+            });
+        if paired {
+            for (node, end) in wanted {
+                self.end(name, node, end, seen[node]);
+            }
+            return;
+        }
+        let reason = match seen.iter().next() {
+            None => "there is no such link".to_owned(),
+            Some((node, _)) if seen.len() == 1 => {
+                format!("must be made anew: the end in {node} has no far end where the file says")
+            }
+            Some(_) if wanted.keys().any(|node| !seen.contains_key(*node)) => {
+                "must be made anew: it ends elsewhere now".to_owned()
+            }
+            Some(_) => "must be made anew: its two ends do not belong together".to_owned(),
+        };
+        self.remove(name, seen, &reason);
+        if !self.findings[before..].iter().any(in_the_way) {
+            let ends: Vec<(Name, End)> = (wanted.iter())
+                .map(|(node, end)| ((*node).clone(), (*end).clone()))
+                .collect();
+            if let Ok(mut ends) = <[(Name, End); 2]>::try_from(ends) {
+                ends.sort_by_key(|(_, end)| end.addresses.first().copied());
+                let node = ends[0].0.clone();
+                self.change(&node, Some(name), Action::Create(Box::new(ends)), reason);
+            }
+        }
+    }
+
+    /// Each pair once: one end takes the other with it.
+    fn remove(&mut self, wire: &Name, seen: &Ends, reason: &str) {
+        let mut gone: BTreeSet<&Name> = BTreeSet::new();
+        for (node, end) in seen {
+            if gone.contains(*node) {
+                continue;
+            }
+            gone.extend(end.far.as_ref());
+            self.change(
+                node,
+                Some(wire),
+                Action::Remove {
+                    device: end.device.clone(),
+                },
+                reason,
+            );
+        }
+    }
+
+    /// What is not wire's and stands in the way of an end.
+    fn strangers(&mut self, wire: &Name, node: &Name, end: &End, seen: &Namespace) {
+        let foreign = &seen.foreign;
+        let mut find = |kind, message, hint| {
+            self.findings.push(Finding {
+                node: node.clone(),
+                wire: Some(wire.clone()),
+                kind,
+                message,
+                hint,
+                blocks: true,
+            });
+        };
+        let wants = |name: &String| name == end.device.as_str() || name == wire.as_str();
+        for device in foreign.devices.iter().filter(|names| names.iter().any(wants)) {
+            find(
+                "taken",
+                format!(
+                    "{node} has a device `{}` that is not wire's and has the name that wire `{wire}` needs",
+                    device[0]
+                ),
+                format!(
+                    "rename or remove it, or give the wire another `ifname`: `ip link del {}` in {node}",
+                    device[0]
+                ),
+            );
+        }
+        for (_, address) in foreign.addresses.iter().filter(|(on, _)| on == wire) {
+            find(
+                "foreign-address",
+                format!("the end of wire `{wire}` in {node} has an address {address} that is not wire's"),
+                format!("`ip addr del {address} dev {}` in {node}", end.device),
+            );
+        }
+        for (network, device) in &foreign.networks {
+            let own = end
+                .addresses
+                .iter()
+                .find(|own| network.prefix() != 0 && overlap(own, network));
+            if let Some(own) = own {
+                find(
+                    "overlap",
+                    format!("the subnet of wire `{wire}` ({own}) overlaps {network}, which {node} has on `{device}`"),
+                    "give the wire another subnet, or `wire number` one".to_owned(),
+                );
+            }
+            if end.routes.iter().any(|route| route.to == *network) {
+                find(
+                    "foreign-route",
+                    format!(
+                        "{node} has a route to {} over `{device}` already; wire `{wire}` is to have it",
+                        words(network)
+                    ),
+                    format!("`ip route del {} dev {device}` in {node}", words(network)),
+                );
+            }
+        }
+    }
+
+    /// One end whose pair is right: mended in place.
+    fn end(&mut self, wire: &Name, node: &Name, wanted: &End, seen: &End) {
+        let mut change = |action, reason: String| self.change(node, Some(wire), action, reason);
+        if wanted.device != seen.device {
+            if seen.altname && wanted.device.as_str() == wire.as_str() {
+                change(Action::Unname, "the device is to be called so itself".to_owned());
+            }
+            let reason = format!("the device is called `{}`", seen.device);
+            change(
+                Action::Rename {
+                    from: seen.device.clone(),
+                    to: wanted.device.clone(),
+                },
+                reason,
+            );
+        }
+        if seen.marks != wanted.marks {
+            let Marks { group, alias, mac } = seen.marks;
+            let right = [
+                (group, "group"),
+                (alias, "alias"),
+                (mac == wanted.marks.mac, "hardware address"),
+            ];
+            let wrong: Vec<&str> = right
+                .iter()
+                .filter(|(right, _)| !right)
+                .map(|(_, what)| *what)
+                .collect();
+            change(
+                Action::Mark(wanted.marks.mac),
+                format!("not as wire gave it: {}", wrong.join(", ")),
+            );
+        }
+        if wanted.altname && !seen.altname {
+            change(Action::Altname, "the device does not go by the wire's name".to_owned());
+        }
+        if seen.enslaved != wanted.enslaved {
+            change(Action::Release, "somebody put the device into a bridge".to_owned());
+        }
+        if seen.arp != wanted.arp {
+            change(Action::Arp, "ARP is off".to_owned());
+        }
+        if seen.mtu != wanted.mtu {
+            change(Action::Mtu(wanted.mtu), format!("it is {}", seen.mtu));
+            // A device too small for IPv6 (RFC 8200: 1280) loses its IPv6 settings, and grows back with the defaults.
+            if seen.mtu < 1280 && seen.settings.get(&Setting::DisableIpv6) == wanted.settings.get(&Setting::DisableIpv6)
+            {
+                let ipv6 = wanted.settings.iter().filter(|(setting, _)| setting.is_ipv6());
+                for (&setting, &value) in ipv6 {
+                    change(
+                        Action::Set(setting, value),
+                        "a larger MTU brings it back as the default".to_owned(),
+                    );
+                }
+            }
+        }
+        for (&setting, &value) in &wanted.settings {
+            match seen.settings.get(&setting) {
+                Some(&now) if now == value => {}
+                Some(now) => change(Action::Set(setting, value), format!("it is {now}")),
+                None => change(Action::Set(setting, value), "it is not there".to_owned()),
+            }
+        }
+        for address in wanted.addresses.difference(&seen.addresses) {
+            change(Action::AddAddress(*address), "it is missing".to_owned());
+        }
+        for address in seen.addresses.difference(&wanted.addresses) {
+            change(
+                Action::RemoveAddress(*address),
+                "the file does not want it any more".to_owned(),
+            );
+        }
+        if !seen.up {
+            change(Action::Up, "it is down".to_owned());
+        }
+        for route in seen.routes.difference(&wanted.routes) {
+            change(
+                Action::RemoveRoute(*route),
+                "the file does not want it any more".to_owned(),
+            );
+        }
+        for route in wanted.routes.difference(&seen.routes) {
+            change(Action::AddRoute(*route), "it is missing".to_owned());
+        }
+    }
+
+    /// Where a device is to get the name that another of ours still has, that other goes by a name of its own for a moment.
+    fn untangle(&mut self, seen: &State) {
+        let names: BTreeSet<(Name, Device)> = (self.changes.iter())
+            .filter_map(|change| match &change.action {
+                Action::Rename { to, .. } => Some((change.node.clone(), to.clone())),
+                _ => None,
+            })
+            .collect();
+        for i in 0..self.changes.len() {
+            let Change {
+                node,
+                action: Action::Rename { from, .. },
+                ..
+            } = &self.changes[i]
+            else {
+                continue;
+            };
+            if !names.contains(&(node.clone(), from.clone())) {
+                continue;
+            }
+            let taken = |name: &Device| seen.namespaces[node].ends.values().any(|end| end.device == *name);
+            let spare = (0..)
+                .filter_map(|n| Device::new(&format!("wire+{n}")))
+                .find(|name| !taken(name) && !names.contains(&(node.clone(), name.clone())));
+            let Some(spare) = spare else { continue };
+            let (node, from) = (node.clone(), from.clone());
+            let wire = self.changes[i].wire.clone();
+            if let Action::Rename { from, .. } = &mut self.changes[i].action {
+                *from = spare.clone();
+            }
+            let reason = format!("another wire is to have the name `{from}`");
+            self.changes.insert(
+                0,
+                Change {
+                    node,
+                    wire,
+                    action: Action::Rename { from, to: spare },
+                    reason,
+                },
+            );
+        }
+    }
+}
+
+fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {
+    a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
+}
+
+fn words(network: &IpNetwork) -> String {
+    if network.prefix() == 0 {
+        "default".to_owned()
+    } else {
+        network.to_string()
+    }
+}
+
+/// What is foreign in the namespaces that the file speaks of, keeps no wire from working, and still must not be there.
+pub fn strangers(topology: &Topology, seen: &State) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (node, namespace) in &seen.namespaces {
+        let none = topology
+            .nodes
+            .get(node)
+            .is_some_and(|_| topology.wires_of(node.as_str()).next().is_none());
+        let tunnel = topology
+            .hubs
+            .get(node)
+            .and_then(|hub| hub.clients.as_ref())
+            .map(|clients| clients.device.as_str());
+        let foreign = namespace.foreign.devices.iter().map(|names| &names[0]);
+        for device in foreign.filter(|device| node.as_str() != HOST && Some(device.as_str()) != tunnel) {
+            let (kind, message) = match none {
+                true => (
+                    "network",
+                    format!("{node} is to have nothing but loopback, and has a device `{device}`"),
+                ),
+                false => (
+                    "foreign-device",
+                    format!("{node} has a device `{device}` that is not wire's"),
+                ),
+            };
+            let hint = format!("start the container with `--network none`, or `ip link del {device}` in {node}");
+            findings.push(Finding {
+                node: node.clone(),
+                wire: None,
+                kind,
+                message,
+                hint,
+                blocks: false,
+            });
+        }
+        for (wire, to) in &namespace.foreign.routes {
+            findings.push(Finding {
+                node: node.clone(),
+                wire: Some(wire.clone()),
+                kind: "foreign-route",
+                message: format!(
+                    "{node} has a route to {} over wire `{wire}` that is not wire's",
+                    words(to)
+                ),
+                hint: format!("`ip route del {}` in {node}", words(to)),
+                blocks: false,
+            });
+        }
+    }
+    findings
+}

@@ -36,13 +36,7 @@ pub fn down(seen: &State) -> State {
         let untouched = |setting: &Setting| seen.settings.get(setting) == ours.get(setting);
         let before = seen.remembered.iter().filter(|(setting, _)| untouched(setting));
         let settings = before.map(|(&setting, &value)| (setting, value)).collect();
-        wanted.namespaces.insert(
-            name.clone(),
-            Namespace {
-                settings,
-                ..Namespace::default()
-            },
-        );
+        wanted.namespaces.insert(name.clone(), Namespace { settings, ..Namespace::default() });
     }
     wanted
 }
@@ -83,11 +77,7 @@ fn end(ways: &Ways, wire: &Wire, side: usize) -> End {
     End {
         device: end.device.clone(),
         altname: end.device.as_str() != wire.name.as_str(),
-        marks: Marks {
-            group: true,
-            alias: true,
-            mac: topology::mac(&wire.name, side),
-        },
+        marks: Marks { group: true, alias: true, mac: topology::mac(&wire.name, side) },
         far: Some(wire.far(side).node.clone()),
         mtu: wire.mtu,
         up: true,
@@ -116,25 +106,10 @@ pub struct Ways<'a> {
 impl<'a> Ways<'a> {
     pub fn of(topology: &'a Topology) -> Ways<'a> {
         // A sharer's egress and forwards are those of the namespace it lives in.
-        let egress = topology
-            .nodes
-            .values()
-            .filter(|node| !node.egress.is_empty())
-            .map(|node| &node.name);
-        let forwarded = topology
-            .hubs
-            .values()
-            .flat_map(|hub| &hub.forwards)
-            .map(|forward| &forward.to.node);
-        let going_out = egress
-            .chain(forwarded)
-            .map(|node| topology.namespace_of(node))
-            .collect();
-        Ways {
-            topology,
-            wires: topology.wires_by_node(),
-            going_out,
-        }
+        let egress = topology.nodes.values().filter(|node| !node.egress.is_empty()).map(|node| &node.name);
+        let forwarded = topology.hubs.values().flat_map(|hub| &hub.forwards).map(|forward| &forward.to.node);
+        let going_out = egress.chain(forwarded).map(|node| topology.namespace_of(node)).collect();
+        Ways { topology, wires: topology.wires_by_node(), going_out }
     }
 
     fn wires_of(&self, node: &Name) -> &[(&'a Wire, usize)] {
@@ -148,20 +123,13 @@ impl<'a> Ways<'a> {
         }
         let hub = |name: &Name| self.topology.hubs.contains_key(name);
         let wires = self.wires_of(node).iter();
-        let mut to_host = wires
-            .clone()
-            .filter(|(wire, side)| wire.far(*side).node.is_host())
-            .map(|(wire, _)| *wire);
+        let mut to_host = wires.clone().filter(|(wire, side)| wire.far(*side).node.is_host()).map(|(wire, _)| *wire);
         let publishing = to_host.clone().find(|wire| !wire.publish.is_empty());
         if publishing.is_some() || hub(node) {
             return publishing.or_else(|| to_host.next());
         }
-        let mut to_hub = wires
-            .filter(|(wire, side)| hub(&wire.far(*side).node))
-            .map(|(wire, _)| *wire);
-        self.going_out
-            .contains(node)
-            .then(|| to_hub.next().or_else(|| to_host.next()))?
+        let mut to_hub = wires.filter(|(wire, side)| hub(&wire.far(*side).node)).map(|(wire, _)| *wire);
+        self.going_out.contains(node).then(|| to_hub.next().or_else(|| to_host.next()))?
     }
 
     /// The routes over an end: a default route where it is the node's way out, and the way back to the clients of a hub.
@@ -176,26 +144,16 @@ impl<'a> Ways<'a> {
                     IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                     IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
                 };
-                routes.insert(Route {
-                    to: address(everywhere, 0),
-                    via,
-                });
+                routes.insert(Route { to: address(everywhere, 0), via });
             }
             let clients = self.topology.hubs.get(&far.node).and_then(|hub| hub.clients.as_ref());
-            let first = || {
-                self.wires_of(node)
-                    .iter()
-                    .find(|(other, own)| other.far(*own).node == far.node)
-            };
+            let first = || self.wires_of(node).iter().find(|(other, own)| other.far(*own).node == far.node);
             if let Some(clients) = clients
                 && self.topology.is_leaf(node.as_str())
                 && clients.prefix.is_ipv4() == via.is_ipv4()
                 && first().is_some_and(|(other, _)| other.name == wire.name)
             {
-                routes.insert(Route {
-                    to: clients.prefix,
-                    via,
-                });
+                routes.insert(Route { to: clients.prefix, via });
             }
         }
         routes
@@ -214,10 +172,6 @@ fn whole_namespace(seen: &BTreeMap<Setting, i32>) -> BTreeMap<Setting, i32> {
 
 /// The namespaces that a full run looks into: all that wires end in, and the nodes that must stay without.
 pub fn namespaces(topology: &Topology) -> BTreeSet<Name> {
-    let nodes = topology
-        .nodes
-        .values()
-        .filter(|node| node.shares.is_none())
-        .map(|node| node.name.clone());
+    let nodes = topology.nodes.values().filter(|node| node.shares.is_none()).map(|node| node.name.clone());
     nodes.chain([Name::host()]).collect()
 }

@@ -53,17 +53,12 @@ pub struct Finding {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Deletes a device, and with it the far end of its pair.
-    Remove {
-        device: Device,
-    },
+    Remove { device: Device },
     /// Sets a sysctl of the whole namespace.
     SetAll(Setting, i32),
     /// Takes the wire's name from the device's altnames, so that the device can be called by it.
     Unname,
-    Rename {
-        from: Device,
-        to: Device,
-    },
+    Rename { from: Device, to: Device },
     /// Makes the pair with all that belongs to both its ends.
     Create(Box<[(Name, End); 2]>),
     /// Renews what tells the device as wire's.
@@ -177,9 +172,7 @@ impl Plan {
 
     /// Whether a wire has a finding that keeps it from being what the file says.
     pub fn blocked(&self, wire: &Name) -> bool {
-        self.findings
-            .iter()
-            .any(|finding| finding.blocks && finding.wire.as_ref() == Some(wire))
+        self.findings.iter().any(|finding| finding.blocks && finding.wire.as_ref() == Some(wire))
     }
 }
 
@@ -190,12 +183,7 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
         let empty = Namespace::default();
         let wanted = wanted.namespaces.get(name).unwrap_or(&empty);
         for device in namespace.strays.iter().filter(|device| !wanted.strays.contains(device)) {
-            plan.change(
-                name,
-                None,
-                Action::Remove { device: device.clone() },
-                "it carries wire's mark and is no wire's end",
-            );
+            plan.change(name, None, Action::Remove { device: device.clone() }, "it carries wire's mark and is no wire's end");
         }
         for (&setting, &value) in &wanted.settings {
             if let Some(&now) = namespace.settings.get(&setting).filter(|now| **now != value) {
@@ -243,12 +231,7 @@ fn by_wire(state: &State) -> BTreeMap<&Name, Ends<'_>> {
 
 impl Plan {
     fn change(&mut self, node: &Name, wire: Option<&Name>, action: Action, reason: impl Into<String>) {
-        self.changes.push(Change {
-            node: node.clone(),
-            wire: wire.cloned(),
-            action,
-            reason: reason.into(),
-        });
+        self.changes.push(Change { node: node.clone(), wire: wire.cloned(), action, reason: reason.into() });
     }
 
     fn wire(&mut self, name: &Name, wanted: &Ends, seen: &Ends, all_seen: &State) {
@@ -268,16 +251,8 @@ impl Plan {
                     blocks: true,
                 });
             } else {
-                let reason = all_seen
-                    .waiting
-                    .get(*node)
-                    .cloned()
-                    .unwrap_or_else(|| "does not run".to_owned());
-                self.waiting.push(Waiting {
-                    wire: name.clone(),
-                    node: (*node).clone(),
-                    reason,
-                });
+                let reason = all_seen.waiting.get(*node).cloned().unwrap_or_else(|| "does not run".to_owned());
+                self.waiting.push(Waiting { wire: name.clone(), node: (*node).clone(), reason });
             }
         }
         if stopped().next().is_some() {
@@ -290,11 +265,7 @@ impl Plan {
         let in_the_way = |finding: &Finding| finding.kind == "taken" || finding.kind == "overlap";
         let paired = wanted.keys().all(|node| seen.contains_key(*node))
             && seen.len() == 2
-            && seen.iter().all(|(node, end)| {
-                end.far
-                    .as_ref()
-                    .is_some_and(|far| far != *node && seen.contains_key(far))
-            });
+            && seen.iter().all(|(node, end)| end.far.as_ref().is_some_and(|far| far != *node && seen.contains_key(far)));
         if paired {
             for (node, end) in wanted {
                 self.end(name, node, end, seen[node]);
@@ -313,9 +284,7 @@ impl Plan {
         };
         self.remove(name, seen, &reason);
         if !self.findings[before..].iter().any(in_the_way) {
-            let ends: Vec<(Name, End)> = (wanted.iter())
-                .map(|(node, end)| ((*node).clone(), (*end).clone()))
-                .collect();
+            let ends: Vec<(Name, End)> = (wanted.iter()).map(|(node, end)| ((*node).clone(), (*end).clone())).collect();
             if let Ok(mut ends) = <[(Name, End); 2]>::try_from(ends) {
                 ends.sort_by_key(|(_, end)| end.addresses.first().copied());
                 let node = ends[0].0.clone();
@@ -332,14 +301,7 @@ impl Plan {
                 continue;
             }
             gone.extend(end.far.as_ref());
-            self.change(
-                node,
-                Some(wire),
-                Action::Remove {
-                    device: end.device.clone(),
-                },
-                reason,
-            );
+            self.change(node, Some(wire), Action::Remove { device: end.device.clone() }, reason);
         }
     }
 
@@ -347,27 +309,14 @@ impl Plan {
     fn strangers(&mut self, wire: &Name, node: &Name, end: &End, seen: &Namespace) {
         let foreign = &seen.foreign;
         let mut find = |kind, message, hint| {
-            self.findings.push(Finding {
-                node: node.clone(),
-                wire: Some(wire.clone()),
-                kind,
-                message,
-                hint,
-                blocks: true,
-            });
+            self.findings.push(Finding { node: node.clone(), wire: Some(wire.clone()), kind, message, hint, blocks: true });
         };
         let wants = |name: &String| name == end.device.as_str() || name == wire.as_str();
         for device in foreign.devices.iter().filter(|names| names.iter().any(wants)) {
             find(
                 "taken",
-                format!(
-                    "{node} has a device `{}` that is not wire's and has the name that wire `{wire}` needs",
-                    device[0]
-                ),
-                format!(
-                    "rename or remove it, or give the wire another `ifname`: `ip link del {}` in {node}",
-                    device[0]
-                ),
+                format!("{node} has a device `{}` that is not wire's and has the name that wire `{wire}` needs", device[0]),
+                format!("rename or remove it, or give the wire another `ifname`: `ip link del {}` in {node}", device[0]),
             );
         }
         for (_, address) in foreign.addresses.iter().filter(|(on, _)| on == wire) {
@@ -378,10 +327,7 @@ impl Plan {
             );
         }
         for (network, device) in &foreign.networks {
-            let own = end
-                .addresses
-                .iter()
-                .find(|own| network.prefix() != 0 && overlap(own, network));
+            let own = end.addresses.iter().find(|own| network.prefix() != 0 && overlap(own, network));
             if let Some(own) = own {
                 find(
                     "overlap",
@@ -392,10 +338,7 @@ impl Plan {
             if end.routes.iter().any(|route| route.to == *network) {
                 find(
                     "foreign-route",
-                    format!(
-                        "{node} has a route to {} over `{device}` already; wire `{wire}` is to have it",
-                        words(network)
-                    ),
+                    format!("{node} has a route to {} over `{device}` already; wire `{wire}` is to have it", words(network)),
                     format!("`ip route del {} dev {device}` in {node}", words(network)),
                 );
             }
@@ -410,30 +353,13 @@ impl Plan {
                 change(Action::Unname, "the device is to be called so itself".to_owned());
             }
             let reason = format!("the device is called `{}`", seen.device);
-            change(
-                Action::Rename {
-                    from: seen.device.clone(),
-                    to: wanted.device.clone(),
-                },
-                reason,
-            );
+            change(Action::Rename { from: seen.device.clone(), to: wanted.device.clone() }, reason);
         }
         if seen.marks != wanted.marks {
             let Marks { group, alias, mac } = seen.marks;
-            let right = [
-                (group, "group"),
-                (alias, "alias"),
-                (mac == wanted.marks.mac, "hardware address"),
-            ];
-            let wrong: Vec<&str> = right
-                .iter()
-                .filter(|(right, _)| !right)
-                .map(|(_, what)| *what)
-                .collect();
-            change(
-                Action::Mark(wanted.marks.mac),
-                format!("not as wire gave it: {}", wrong.join(", ")),
-            );
+            let right = [(group, "group"), (alias, "alias"), (mac == wanted.marks.mac, "hardware address")];
+            let wrong: Vec<&str> = right.iter().filter(|(right, _)| !right).map(|(_, what)| *what).collect();
+            change(Action::Mark(wanted.marks.mac), format!("not as wire gave it: {}", wrong.join(", ")));
         }
         if wanted.altname && !seen.altname {
             change(Action::Altname, "the device does not go by the wire's name".to_owned());
@@ -447,14 +373,10 @@ impl Plan {
         if seen.mtu != wanted.mtu {
             change(Action::Mtu(wanted.mtu), format!("it is {}", seen.mtu));
             // A device too small for IPv6 (RFC 8200: 1280) loses its IPv6 settings, and grows back with the defaults.
-            if seen.mtu < 1280 && seen.settings.get(&Setting::DisableIpv6) == wanted.settings.get(&Setting::DisableIpv6)
-            {
+            if seen.mtu < 1280 && seen.settings.get(&Setting::DisableIpv6) == wanted.settings.get(&Setting::DisableIpv6) {
                 let ipv6 = wanted.settings.iter().filter(|(setting, _)| setting.is_ipv6());
                 for (&setting, &value) in ipv6 {
-                    change(
-                        Action::Set(setting, value),
-                        "a larger MTU brings it back as the default".to_owned(),
-                    );
+                    change(Action::Set(setting, value), "a larger MTU brings it back as the default".to_owned());
                 }
             }
         }
@@ -469,19 +391,13 @@ impl Plan {
             change(Action::AddAddress(*address), "it is missing".to_owned());
         }
         for address in seen.addresses.difference(&wanted.addresses) {
-            change(
-                Action::RemoveAddress(*address),
-                "the file does not want it any more".to_owned(),
-            );
+            change(Action::RemoveAddress(*address), "the file does not want it any more".to_owned());
         }
         if !seen.up {
             change(Action::Up, "it is down".to_owned());
         }
         for route in seen.routes.difference(&wanted.routes) {
-            change(
-                Action::RemoveRoute(*route),
-                "the file does not want it any more".to_owned(),
-            );
+            change(Action::RemoveRoute(*route), "the file does not want it any more".to_owned());
         }
         for route in wanted.routes.difference(&seen.routes) {
             change(Action::AddRoute(*route), "it is missing".to_owned());
@@ -497,21 +413,12 @@ impl Plan {
             })
             .collect();
         for i in 0..self.changes.len() {
-            let Change {
-                node,
-                action: Action::Rename { from, .. },
-                ..
-            } = &self.changes[i]
-            else {
-                continue;
-            };
+            let Change { node, action: Action::Rename { from, .. }, .. } = &self.changes[i] else { continue };
             if !names.contains(&(node.clone(), from.clone())) {
                 continue;
             }
             let taken = |name: &Device| seen.namespaces[node].ends.values().any(|end| end.device == *name);
-            let spare = (0..)
-                .filter_map(|n| Device::new(&format!("wire+{n}")))
-                .find(|name| !taken(name) && !names.contains(&(node.clone(), name.clone())));
+            let spare = (0..).filter_map(|n| Device::new(&format!("wire+{n}"))).find(|name| !taken(name) && !names.contains(&(node.clone(), name.clone())));
             let Some(spare) = spare else { continue };
             let (node, from) = (node.clone(), from.clone());
             let wire = self.changes[i].wire.clone();
@@ -519,15 +426,7 @@ impl Plan {
                 *from = spare.clone();
             }
             let reason = format!("another wire is to have the name `{from}`");
-            self.changes.insert(
-                0,
-                Change {
-                    node,
-                    wire,
-                    action: Action::Rename { from, to: spare },
-                    reason,
-                },
-            );
+            self.changes.insert(0, Change { node, wire, action: Action::Rename { from, to: spare }, reason });
         }
     }
 }
@@ -537,57 +436,30 @@ fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {
 }
 
 fn words(network: &IpNetwork) -> String {
-    if network.prefix() == 0 {
-        "default".to_owned()
-    } else {
-        network.to_string()
-    }
+    if network.prefix() == 0 { "default".to_owned() } else { network.to_string() }
 }
 
 /// What is foreign in the namespaces that the file speaks of, keeps no wire from working, and still must not be there.
 pub fn strangers(topology: &Topology, seen: &State) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (node, namespace) in &seen.namespaces {
-        let none = topology
-            .nodes
-            .get(node)
-            .is_some_and(|_| topology.wires_of(node.as_str()).next().is_none());
-        let tunnel = topology
-            .hubs
-            .get(node)
-            .and_then(|hub| hub.clients.as_ref())
-            .map(|clients| clients.device.as_str());
+        let none = topology.nodes.get(node).is_some_and(|_| topology.wires_of(node.as_str()).next().is_none());
+        let tunnel = topology.hubs.get(node).and_then(|hub| hub.clients.as_ref()).map(|clients| clients.device.as_str());
         let foreign = namespace.foreign.devices.iter().map(|names| &names[0]);
         for device in foreign.filter(|device| node.as_str() != HOST && Some(device.as_str()) != tunnel) {
             let (kind, message) = match none {
-                true => (
-                    "network",
-                    format!("{node} is to have nothing but loopback, and has a device `{device}`"),
-                ),
-                false => (
-                    "foreign-device",
-                    format!("{node} has a device `{device}` that is not wire's"),
-                ),
+                true => ("network", format!("{node} is to have nothing but loopback, and has a device `{device}`")),
+                false => ("foreign-device", format!("{node} has a device `{device}` that is not wire's")),
             };
             let hint = format!("start the container with `--network none`, or `ip link del {device}` in {node}");
-            findings.push(Finding {
-                node: node.clone(),
-                wire: None,
-                kind,
-                message,
-                hint,
-                blocks: false,
-            });
+            findings.push(Finding { node: node.clone(), wire: None, kind, message, hint, blocks: false });
         }
         for (wire, to) in &namespace.foreign.routes {
             findings.push(Finding {
                 node: node.clone(),
                 wire: Some(wire.clone()),
                 kind: "foreign-route",
-                message: format!(
-                    "{node} has a route to {} over wire `{wire}` that is not wire's",
-                    words(to)
-                ),
+                message: format!("{node} has a route to {} over wire `{wire}` that is not wire's", words(to)),
                 hint: format!("`ip route del {}` in {node}", words(to)),
                 blocks: false,
             });

@@ -136,12 +136,8 @@ pub const EVERY_END: [(Setting, i32); 9] = [
 ];
 
 /// The settings of a whole namespace that could undo those of an end.
-pub const WHOLE_NAMESPACE: [Setting; 4] = [
-    Setting::Forwarding,
-    Setting::AcceptRedirects,
-    Setting::RpFilter,
-    Setting::RouteLocalnet,
-];
+pub const WHOLE_NAMESPACE: [Setting; 4] =
+    [Setting::Forwarding, Setting::AcceptRedirects, Setting::RpFilter, Setting::RouteLocalnet];
 
 /// An end without IPv6.
 pub const WITHOUT_IPV6: [(Setting, i32); 1] = [(Setting::DisableIpv6, 1)];

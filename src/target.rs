@@ -32,12 +32,8 @@ impl Scope {
         if targets.is_empty() {
             return Ok(Scope::everything(topology));
         }
-        let mut scope = Scope {
-            everything: false,
-            wires: BTreeSet::new(),
-            nodes: BTreeSet::new(),
-            named: BTreeSet::new(),
-        };
+        let mut scope =
+            Scope { everything: false, wires: BTreeSet::new(), nodes: BTreeSet::new(), named: BTreeSet::new() };
         for target in targets {
             scope.add(topology, target)?;
         }
@@ -51,9 +47,7 @@ impl Scope {
     }
 
     fn add(&mut self, topology: &Topology, target: &str) -> Result<(), Error> {
-        let (kind, word) = target
-            .split_once(':')
-            .map_or((None, target), |(kind, word)| (Some(kind), word));
+        let (kind, word) = target.split_once(':').map_or((None, target), |(kind, word)| (Some(kind), word));
         if kind.is_some_and(|kind| !["module", "node", "wire"].contains(&kind)) {
             return Err(Error::invalid(format!("`{target}` is no module, node or wire"))
                 .hint("a TARGET is a name, or `module:NAME`, `node:NAME`, `wire:NAME`"));
@@ -66,8 +60,7 @@ impl Scope {
         let wire = topology.wire(word).filter(|_| asked("wire"));
         match (module, node, wire) {
             (Some(module), None, None) => {
-                self.nodes
-                    .extend(module.nodes.iter().map(|node| topology.namespace_of(node).clone()));
+                self.nodes.extend(module.nodes.iter().map(|node| topology.namespace_of(node).clone()));
             }
             (None, Some(node), None) => {
                 let namespace = topology.namespace_of(&node).clone();
@@ -79,16 +72,9 @@ impl Scope {
             }
             (None, None, None) => return Err(unknown(topology, kind, word)),
             (module, node, wire) => {
-                let kinds = [
-                    ("module", module.is_some()),
-                    ("node", node.is_some()),
-                    ("wire", wire.is_some()),
-                ];
-                let meant: Vec<String> = kinds
-                    .iter()
-                    .filter(|(_, is)| *is)
-                    .map(|(kind, _)| format!("`{kind}:{word}`"))
-                    .collect();
+                let kinds = [("module", module.is_some()), ("node", node.is_some()), ("wire", wire.is_some())];
+                let meant: Vec<String> =
+                    kinds.iter().filter(|(_, is)| *is).map(|(kind, _)| format!("`{kind}:{word}`")).collect();
                 return Err(Error::invalid(format!("`{word}` is the name of more than one thing"))
                     .hint(format!("say which: {}", meant.join(" or "))));
             }
@@ -99,18 +85,11 @@ impl Scope {
 
 fn unknown(topology: &Topology, kind: Option<&str>, word: &str) -> Error {
     let asked = |this: &str| kind.is_none_or(|kind| kind == this);
-    let modules = topology
-        .modules
-        .iter()
-        .map(|module| &module.name)
-        .filter(|_| asked("module"));
+    let modules = topology.modules.iter().map(|module| &module.name).filter(|_| asked("module"));
     let nodes = topology.nodes.keys().filter(|_| asked("node"));
     let wires = topology.wires.iter().map(|wire| &wire.name).filter(|_| asked("wire"));
     let near = modules.chain(nodes).chain(wires).map(Name::as_str);
-    let error = Error::invalid(format!(
-        "there is no {} `{word}` in the topology",
-        kind.unwrap_or("module, node or wire")
-    ));
+    let error = Error::invalid(format!("there is no {} `{word}` in the topology", kind.unwrap_or("module, node or wire")));
     match near_miss(word, near) {
         Some(name) => error.hint(format!("did you mean `{name}`?")),
         None => error.hint("`wire check -v` lists what there is"),

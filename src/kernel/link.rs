@@ -8,8 +8,8 @@ use ipnetwork::IpNetwork;
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, Inet6DevConf, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop, Stats64,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, Inet6DevConf, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage, Prop, Stats64,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
@@ -118,10 +118,7 @@ pub fn seen(message: LinkMessage) -> Seen {
                 seen.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
             }
             LinkAttribute::Stats64(Stats64 { rx_bytes, tx_bytes, .. }) => {
-                seen.traffic = Traffic {
-                    received: rx_bytes,
-                    sent: tx_bytes,
-                };
+                seen.traffic = Traffic { received: rx_bytes, sent: tx_bytes };
             }
             LinkAttribute::AfSpecUnspec(families) => {
                 for family in families {
@@ -295,9 +292,7 @@ pub type Request = (RouteNetlinkMessage, u16);
 pub fn create([first, second]: [Birth; 2]) -> Request {
     let peer = born(LinkMessageBuilder::<LinkUnspec>::default(), &second).build();
     let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth);
-    let message = born(pair, &first)
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-        .build();
+    let message = born(pair, &first).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
     (RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
@@ -383,10 +378,7 @@ pub fn resize(index: u32, mtu: u32) -> Request {
 }
 
 pub fn altname(index: u32, name: &str) -> Request {
-    (
-        RouteNetlinkMessage::NewLinkProp(prop(index, name)),
-        NLM_F_CREATE | NLM_F_EXCL,
-    )
+    (RouteNetlinkMessage::NewLinkProp(prop(index, name)), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 pub fn unname(index: u32, name: &str) -> Request {
@@ -409,10 +401,7 @@ pub fn delete_doomed() -> Request {
 }
 
 pub fn add_address(index: u32, address: &IpNetwork) -> Request {
-    (
-        RouteNetlinkMessage::NewAddress(address_message(index, address)),
-        NLM_F_CREATE | NLM_F_EXCL,
-    )
+    (RouteNetlinkMessage::NewAddress(address_message(index, address)), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 pub fn remove_address(index: u32, address: &IpNetwork) -> Request {
@@ -423,27 +412,17 @@ fn address_message(index: u32, address: &IpNetwork) -> AddressMessage {
     let mut message = match address {
         IpNetwork::V4(v4) => {
             // Without a broadcast address: of two addresses (RFC 3021) both are taken.
-            let mut message = AddressMessageBuilder::<std::net::Ipv4Addr>::new()
-                .index(index)
-                .address(v4.ip(), v4.prefix())
-                .build();
-            message
-                .attributes
-                .retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
+            let mut message = AddressMessageBuilder::<std::net::Ipv4Addr>::new().index(index).address(v4.ip(), v4.prefix()).build();
+            message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
             message
         }
         IpNetwork::V6(v6) => {
-            let mut message = AddressMessageBuilder::<std::net::Ipv6Addr>::new()
-                .index(index)
-                .address(v6.ip(), v6.prefix())
-                .build();
+            let mut message = AddressMessageBuilder::<std::net::Ipv6Addr>::new().index(index).address(v6.ip(), v6.prefix()).build();
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
             message
         }
     };
-    message
-        .attributes
-        .push(AddressAttribute::Protocol(AddressProtocol::from(PROTOCOL)));
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::from(PROTOCOL)));
     message
 }
 
@@ -459,9 +438,7 @@ pub fn remove_route(index: u32, route: &Route) -> Request {
 
 fn route_message(index: u32, route: &Route) -> RouteMessage {
     // A gateway and a destination of one family always, so neither is refused.
-    let builder = RouteMessageBuilder::<IpAddr>::new()
-        .output_interface(index)
-        .protocol(RouteProtocol::from(PROTOCOL));
+    let builder = RouteMessageBuilder::<IpAddr>::new().output_interface(index).protocol(RouteProtocol::from(PROTOCOL));
     let plain = |builder: RouteMessageBuilder<IpAddr>| {
         let builder = builder.destination_prefix(route.to.ip(), route.to.prefix()).ok()?;
         builder.gateway(route.via).ok()

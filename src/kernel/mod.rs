@@ -75,14 +75,7 @@ impl Kernel {
     /// `run` is where the settings are remembered that `wire` changed; it may not be there when nothing was ever made.
     pub fn open(run: Option<RunDirectory>) -> Result<Kernel, Error> {
         let remembered = run.as_ref().map_or(Ok(Remembered::new()), RunDirectory::remembered)?;
-        Ok(Kernel {
-            home: Netns::own()?,
-            socket: Socket::open()?,
-            open: BTreeMap::new(),
-            podman: Podman::new(),
-            run,
-            remembered,
-        })
+        Ok(Kernel { home: Netns::own()?, socket: Socket::open()?, open: BTreeMap::new(), podman: Podman::new(), run, remembered })
     }
 
     /// What the namespaces hold now.
@@ -94,14 +87,7 @@ impl Kernel {
         let mut fars = Fars::default();
         for (name, open) in &mut self.open {
             let remembered = self.remembered.get(&open.cookie);
-            let namespace = open.look(
-                &self.home,
-                name,
-                wires.get(name).map(Vec::as_slice).unwrap_or_default(),
-                &marks,
-                remembered,
-                &mut fars,
-            )?;
+            let namespace = open.look(&self.home, name, wires.get(name).map(Vec::as_slice).unwrap_or_default(), &marks, remembered, &mut fars)?;
             state.namespaces.insert(name.clone(), namespace);
         }
         self.pair(&fars, &mut state);
@@ -173,9 +159,7 @@ impl Kernel {
         }
         let mut known: HashSet<(u64, u64)> = self.open.values().flat_map(|open| open.netns.key()).collect();
         for (name, netns) in found {
-            let Some(name) = Name::new(&name).filter(|name| !self.open.contains_key(name)) else {
-                continue;
-            };
+            let Some(name) = Name::new(&name).filter(|name| !self.open.contains_key(name)) else { continue };
             if known.insert(netns.key()?) {
                 self.open.insert(name, Open::new(netns, &self.home)?);
             }
@@ -192,14 +176,9 @@ impl Kernel {
         }
         for names in nodes.into_values().filter(|names| names.len() > 1) {
             for name in names.iter().filter(|name| !name.is_host()) {
-                let other = names
-                    .iter()
-                    .filter(|other| *other != name)
-                    .min_by_key(|other| **other != host);
+                let other = names.iter().filter(|other| *other != name).min_by_key(|other| **other != host);
                 let other = other.map(Name::as_str).unwrap_or_default();
-                let reason = format!(
-                    "its namespace is the one of `{other}`; if that is meant, say `shares = \"{other}\"` in [node.{name}]"
-                );
+                let reason = format!("its namespace is the one of `{other}`; if that is meant, say `shares = \"{other}\"` in [node.{name}]");
                 state.refused.insert(name.clone(), reason);
                 self.open.remove(name);
             }
@@ -216,20 +195,14 @@ impl Kernel {
             }
             // Asked where fewer wires end: the kernel searches its list of numbers one by one.
             let fewer = |name: &Name| self.open.get(name).map_or(usize::MAX, |open| open.ends.len());
-            let (from, to, number) = if fewer(a) <= fewer(b) {
-                (a, b, here.far_namespace)
-            } else {
-                (b, a, there.far_namespace)
-            };
+            let (from, to, number) =
+                if fewer(a) <= fewer(b) { (a, b, here.far_namespace) } else { (b, a, there.far_namespace) };
             let known = *numbers.entry((from, to)).or_insert_with(|| self.number_of(from, to));
             if number.is_none() || number != known {
                 continue;
             }
             for (node, far, wire) in [(a, b, &here.wire), (b, a, &there.wire)] {
-                let end = state
-                    .namespaces
-                    .get_mut(node)
-                    .and_then(|namespace| namespace.ends.get_mut(wire));
+                let end = state.namespaces.get_mut(node).and_then(|namespace| namespace.ends.get_mut(wire));
                 if let Some(end) = end {
                     end.far = Some(far.clone());
                 }
@@ -254,11 +227,7 @@ impl Kernel {
     /// Carries out a plan, in its order. What is refused keeps nothing else from being done, but for what rests on it.
     /// `progress` hears how much of how much is done.
     pub fn apply(&mut self, plan: &Plan, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<Refused>, Error> {
-        let mut work = Work {
-            changes: &plan.changes,
-            refused: BTreeMap::new(),
-            tried: Vec::new(),
-        };
+        let mut work = Work { changes: &plan.changes, refused: BTreeMap::new(), tried: Vec::new() };
         self.remove(&mut work);
         self.set_namespaces(&mut work)?;
         let nodes = work.by_node();
@@ -266,36 +235,24 @@ impl Kernel {
             self.rename(node, changes, &mut work);
         }
         let total = nodes.len() * 2;
-        self.create(&mut work, &mut |part, whole| {
-            progress(nodes.len() * part / whole.max(1), total)
-        });
+        self.create(&mut work, &mut |part, whole| progress(nodes.len() * part / whole.max(1), total));
         for (done, (node, changes)) in nodes.iter().enumerate() {
             self.finish(node, changes, &mut work)?;
             progress(nodes.len() + done + 1, total);
         }
-        Ok(work
-            .refused
-            .into_iter()
-            .map(|(change, error)| Refused { change, error })
-            .collect())
+        Ok(work.refused.into_iter().map(|(change, error)| Refused { change, error }).collect())
     }
 
     /// Deletes pairs, in as few namespaces as possible: many at once in one cost as much as one alone.
     fn remove(&mut self, work: &mut Work) {
         // A wire that is removed twice has ends that do not belong together: each goes by itself.
         let mut times: HashMap<&Name, usize> = HashMap::new();
-        for change in work
-            .changes
-            .iter()
-            .filter(|change| matches!(change.action, Action::Remove { .. }))
-        {
+        for change in work.changes.iter().filter(|change| matches!(change.action, Action::Remove { .. })) {
             *times.entry(change.wire.as_ref().unwrap_or(&change.node)).or_default() += 1;
         }
         let mut places: Vec<(usize, Vec<(&Name, u32)>)> = Vec::new();
         for (i, change) in work.changes.iter().enumerate() {
-            let Action::Remove { device } = &change.action else {
-                continue;
-            };
+            let Action::Remove { device } = &change.action else { continue };
             let own = self.open.get(&change.node).and_then(|open| match &change.wire {
                 Some(wire) => open.ends.get(wire).map(|held| held.index),
                 None => open.strays.get(device).copied(),
@@ -338,14 +295,10 @@ impl Kernel {
 
     /// Settings of whole namespaces. What they were is on disk before the first is changed.
     fn set_namespaces(&mut self, work: &mut Work) -> Result<(), Error> {
-        let changes = work
-            .changes
-            .iter()
-            .enumerate()
-            .filter_map(|(i, change)| match change.action {
-                Action::SetAll(setting, value) => Some((i, &change.node, setting, value)),
-                _ => None,
-            });
+        let changes = work.changes.iter().enumerate().filter_map(|(i, change)| match change.action {
+            Action::SetAll(setting, value) => Some((i, &change.node, setting, value)),
+            _ => None,
+        });
         let changes: Vec<(usize, &Name, Setting, i32)> = changes.collect();
         if changes.is_empty() {
             return Ok(());
@@ -361,9 +314,7 @@ impl Kernel {
         for (i, node, setting, value) in changes {
             let open = &self.open[node];
             let path = setting.path("all");
-            let written = open
-                .netns
-                .inside(&self.home, || fs::write(format!("/proc/sys/{path}"), value.to_string()))?;
+            let written = open.netns.inside(&self.home, || fs::write(format!("/proc/sys/{path}"), value.to_string()))?;
             if let Err(error) = written {
                 work.fail(i, format!("cannot write {path} in {node}: {error}"));
             } else if let Some(remembered) = self.remembered.get_mut(&open.cookie)
@@ -385,22 +336,10 @@ impl Kernel {
         let Some(open) = self.open.get_mut(node) else { return };
         let mut batch = Batch::default();
         for &i in changes {
-            let Change {
-                wire: Some(wire),
-                action,
-                ..
-            } = &work.changes[i]
-            else {
-                continue;
-            };
+            let Change { wire: Some(wire), action, .. } = &work.changes[i] else { continue };
             let Some(held) = open.ends.get_mut(wire) else { continue };
             match action {
-                Action::Unname => work.push(
-                    &mut batch,
-                    i,
-                    "drop the altname",
-                    link::unname(held.index, wire.as_str()),
-                ),
+                Action::Unname => work.push(&mut batch, i, "drop the altname", link::unname(held.index, wire.as_str())),
                 Action::Rename { to, .. } => {
                     held.device = to.clone();
                     work.push(&mut batch, i, "rename it", link::rename(held.index, to.as_str()));
@@ -416,11 +355,7 @@ impl Kernel {
         for (tag, refusal) in busy {
             let (i, _) = work.tried[tag];
             match &work.changes[i] {
-                Change {
-                    wire: Some(wire),
-                    action: Action::Rename { to, .. },
-                    ..
-                } if open.ends.contains_key(wire) => {
+                Change { wire: Some(wire), action: Action::Rename { to, .. }, .. } if open.ends.contains_key(wire) => {
                     let index = open.ends[wire].index;
                     for request in [link::lower(index), link::rename(index, to.as_str()), link::raise(index)] {
                         work.push(&mut batch, i, "rename it", request);
@@ -438,14 +373,7 @@ impl Kernel {
         let mut batch = Batch::default();
         let total = work.changes.len();
         for i in 0..total {
-            let Change {
-                wire: Some(wire),
-                action: Action::Create(ends),
-                ..
-            } = &work.changes[i]
-            else {
-                continue;
-            };
+            let Change { wire: Some(wire), action: Action::Create(ends), .. } = &work.changes[i] else { continue };
             if ends.iter().any(|(node, _)| !self.open.contains_key(node)) {
                 work.fail(i, format!("cannot make wire `{wire}`: one of its nodes is gone"));
                 continue;
@@ -455,25 +383,11 @@ impl Kernel {
                 let open = self.open.get_mut(node)?;
                 let index = open.next_index;
                 open.next_index += 1;
-                open.ends.insert(
-                    wire.clone(),
-                    Held {
-                        index,
-                        device: end.device.clone(),
-                    },
-                );
+                open.ends.insert(wire.clone(), Held { index, device: end.device.clone() });
                 let namespace = open.netns.as_fd().as_raw_fd();
-                Some(link::Birth {
-                    namespace,
-                    index,
-                    name: end.device.as_str(),
-                    mac: end.marks.mac,
-                    mtu: end.mtu,
-                })
+                Some(link::Birth { namespace, index, name: end.device.as_str(), mac: end.marks.mac, mtu: end.mtu })
             };
-            let (Some(first), Some(second)) = (birth(0), birth(1)) else {
-                continue;
-            };
+            let (Some(first), Some(second)) = (birth(0), birth(1)) else { continue };
             work.push(&mut batch, i, "make the pair", link::create([first, second]));
             if batch.is_full() {
                 let refused = self.socket.send(&mut batch);
@@ -490,23 +404,12 @@ impl Kernel {
         let Some(open) = self.open.get(node) else { return Ok(()) };
         let mut files: Vec<(usize, String, i32)> = Vec::new();
         for &i in changes {
-            let Change {
-                wire: Some(wire),
-                action,
-                ..
-            } = &work.changes[i]
-            else {
-                continue;
-            };
-            let Some(held) = open.ends.get(wire).filter(|_| !work.refused.contains_key(&i)) else {
-                continue;
-            };
+            let Change { wire: Some(wire), action, .. } = &work.changes[i] else { continue };
+            let Some(held) = open.ends.get(wire).filter(|_| !work.refused.contains_key(&i)) else { continue };
             let settings: Vec<(Setting, i32)> = match action {
                 Action::Create(ends) => {
                     let here = ends.iter().filter(|(at, _)| at == node);
-                    here.flat_map(|(_, end)| &end.settings)
-                        .map(|(&setting, &value)| (setting, value))
-                        .collect()
+                    here.flat_map(|(_, end)| &end.settings).map(|(&setting, &value)| (setting, value)).collect()
                 }
                 Action::Set(setting, value) => vec![(*setting, *value)],
                 _ => continue,
@@ -520,32 +423,18 @@ impl Kernel {
             let off = |error: &std::io::Error| {
                 error.kind() == std::io::ErrorKind::NotFound && path.ends_with("/disable_ipv6") && *value == 1
             };
-            written
-                .err()
-                .filter(|error| !off(error))
-                .map(|error| (*i, path.clone(), error))
+            written.err().filter(|error| !off(error)).map(|error| (*i, path.clone(), error))
         };
         if !files.is_empty() {
-            let failed: Vec<_> = open
-                .netns
-                .inside(&self.home, || files.iter().filter_map(write).collect())?;
+            let failed: Vec<_> = open.netns.inside(&self.home, || files.iter().filter_map(write).collect())?;
             for (i, path, error) in failed {
                 work.fail(i, format!("cannot write {path} in {node}: {error}"));
             }
         }
         let mut batch = Batch::default();
         for &i in changes {
-            let Change {
-                wire: Some(wire),
-                action,
-                ..
-            } = &work.changes[i]
-            else {
-                continue;
-            };
-            let Some(held) = open.ends.get(wire).filter(|_| !work.refused.contains_key(&i)) else {
-                continue;
-            };
+            let Change { wire: Some(wire), action, .. } = &work.changes[i] else { continue };
+            let Some(held) = open.ends.get(wire).filter(|_| !work.refused.contains_key(&i)) else { continue };
             let index = held.index;
             let (tried, request) = match action {
                 Action::Create(ends) => {
@@ -618,9 +507,7 @@ impl Work<'_> {
         for (tag, refusal) in refused {
             let (i, tried) = self.tried[tag];
             let Change { node, wire, action, .. } = &self.changes[i];
-            let what = wire
-                .as_ref()
-                .map_or_else(|| "a device".to_owned(), |wire| format!("wire `{wire}`"));
+            let what = wire.as_ref().map_or_else(|| "a device".to_owned(), |wire| format!("wire `{wire}`"));
             let place = match action {
                 Action::Create(ends) => format!("between {} and {}", ends[0].0, ends[1].0),
                 _ => format!("in {node}"),
@@ -659,10 +546,7 @@ struct MarkTable<'a> {
 
 impl<'a> MarkTable<'a> {
     fn of(topology: &'a Topology) -> MarkTable<'a> {
-        let mut table = MarkTable {
-            macs: HashMap::new(),
-            devices: HashMap::new(),
-        };
+        let mut table = MarkTable { macs: HashMap::new(), devices: HashMap::new() };
         for wire in &topology.wires {
             for (side, end) in wire.ends.iter().enumerate() {
                 table.macs.insert(topology::mac(&wire.name, side), (wire, side));
@@ -688,10 +572,7 @@ impl<'a> MarkTable<'a> {
             return Some(name);
         }
         let names = seen.altnames.iter().chain([&seen.name]);
-        names
-            .filter_map(|name| self.devices.get(&(node, name.as_str())))
-            .map(|wire| wire.name.clone())
-            .next()
+        names.filter_map(|name| self.devices.get(&(node, name.as_str()))).map(|wire| wire.name.clone()).next()
     }
 }
 
@@ -710,15 +591,7 @@ impl Open {
         let socket = netns.inside(home, Socket::open)??;
         let cookie = sys::netns_cookie(socket.as_fd()).context("cannot tell a network namespace from another")?;
         let (ends, strays, settings) = (HashMap::new(), HashMap::new(), BTreeMap::new());
-        Ok(Open {
-            netns,
-            socket,
-            cookie,
-            ends,
-            strays,
-            settings,
-            next_index: 1,
-        })
+        Ok(Open { netns, socket, cookie, ends, strays, settings, next_index: 1 })
     }
 
     /// What this namespace holds.
@@ -748,15 +621,10 @@ impl Open {
             }
             if !marks.ours(&seen) {
                 foreign.insert(seen.index, seen.name.clone());
-                namespace
-                    .foreign
-                    .devices
-                    .push([seen.name].into_iter().chain(seen.altnames).collect());
+                namespace.foreign.devices.push([seen.name].into_iter().chain(seen.altnames).collect());
                 continue;
             }
-            let Some(device) = Device::new(&seen.name) else {
-                continue;
-            };
+            let Some(device) = Device::new(&seen.name) else { continue };
             let wire = marks.wire_of(node, &seen).filter(|wire| !self.ends.contains_key(wire));
             let Some(wire) = wire else {
                 self.strays.insert(device.clone(), seen.index);
@@ -764,21 +632,10 @@ impl Open {
                 continue;
             };
             ipv6 |= seen.settings.contains(&(Setting::DisableIpv6, 0));
-            self.ends.insert(
-                wire.clone(),
-                Held {
-                    index: seen.index,
-                    device: device.clone(),
-                },
-            );
+            self.ends.insert(wire.clone(), Held { index: seen.index, device: device.clone() });
             own.insert(seen.index, wire.clone());
             let (index, far_index, far_namespace) = (seen.index, seen.far_index, seen.far_namespace);
-            let far = Far {
-                wire: wire.clone(),
-                index,
-                far_index,
-                far_namespace,
-            };
+            let far = Far { wire: wire.clone(), index, far_index, far_namespace };
             fars.entry(wire.clone()).or_default().push((node.clone(), far));
             let end = End {
                 device,
@@ -818,13 +675,10 @@ impl Open {
     ) -> Result<(), Refusal> {
         let families = [Some(AddressFamily::Inet), ipv6.then_some(AddressFamily::Inet6)];
         for family in families.into_iter().flatten() {
-            let addresses = self.socket.dump(
-                || link::list_addresses(family),
-                |message| match message {
-                    RouteNetlinkMessage::NewAddress(message) => link::seen_address(&message),
-                    _ => None,
-                },
-            )?;
+            let addresses = self.socket.dump(|| link::list_addresses(family), |message| match message {
+                RouteNetlinkMessage::NewAddress(message) => link::seen_address(&message),
+                _ => None,
+            })?;
             for seen in addresses {
                 if let Some(device) = foreign.get(&seen.index) {
                     let network = IpNetwork::new(seen.address.network(), seen.address.prefix()).unwrap_or(seen.address);
@@ -834,42 +688,28 @@ impl Open {
                 // A kernel before 5.18 keeps no mark: then it counts as ours if it is as the file says.
                 let ours = seen.ours.unwrap_or_else(|| has_address(wires, wire, &seen.address));
                 if ours {
-                    namespace
-                        .ends
-                        .entry(wire.clone())
-                        .and_modify(|end| drop(end.addresses.insert(seen.address)));
+                    namespace.ends.entry(wire.clone()).and_modify(|end| drop(end.addresses.insert(seen.address)));
                 } else if !seen.link_local {
                     namespace.foreign.addresses.push((wire.clone(), seen.address));
                 }
             }
-            let routes = self.socket.dump(
-                || link::list_routes(family),
-                |message| match message {
-                    RouteNetlinkMessage::NewRoute(message) => link::seen_route(&message),
-                    _ => None,
-                },
-            )?;
+            let routes = self.socket.dump(|| link::list_routes(family), |message| match message {
+                RouteNetlinkMessage::NewRoute(message) => link::seen_route(&message),
+                _ => None,
+            })?;
             for seen in routes {
                 if let Some(device) = seen.devices.iter().find_map(|index| foreign.get(index))
                     && (seen.metric == 0 || seen.to.prefix() != 0)
                 {
                     namespace.foreign.networks.push((seen.to, device.clone()));
                 }
-                let Some(wire) = seen
-                    .devices
-                    .iter()
-                    .find_map(|index| own.get(index))
-                    .filter(|_| !seen.kernel)
-                else {
+                let Some(wire) = seen.devices.iter().find_map(|index| own.get(index)).filter(|_| !seen.kernel) else {
                     continue;
                 };
                 match seen.via {
                     Some(via) if seen.ours => {
                         let route = Route { to: seen.to, via };
-                        namespace
-                            .ends
-                            .entry(wire.clone())
-                            .and_modify(|end| drop(end.routes.insert(route)));
+                        namespace.ends.entry(wire.clone()).and_modify(|end| drop(end.routes.insert(route)));
                     }
                     _ => namespace.foreign.routes.push((wire.clone(), seen.to)),
                 }
@@ -893,10 +733,7 @@ impl Open {
         if node.is_host() || (wires.is_empty() && remembered.is_none()) {
             return Ok(());
         }
-        let ipv6 = wires
-            .iter()
-            .any(|(wire, _)| wire.subnet6.is_some())
-            .then_some(Setting::Forwarding6);
+        let ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some()).then_some(Setting::Forwarding6);
         let wanted = WHOLE_NAMESPACE.into_iter().chain(ipv6);
         let read = |setting: Setting| {
             let text = fs::read_to_string(format!("/proc/sys/{}", setting.path("all"))).ok()?;
@@ -906,18 +743,13 @@ impl Open {
         namespace.settings = self.settings.clone();
         if let Some(remembered) = remembered {
             let known = WHOLE_NAMESPACE.into_iter().chain([Setting::Forwarding6]);
-            namespace.remembered = known
-                .filter_map(|s| Some((s, *remembered.get(&s.path("all"))?)))
-                .collect();
+            namespace.remembered = known.filter_map(|s| Some((s, *remembered.get(&s.path("all"))?))).collect();
         }
         Ok(())
     }
 }
 
 fn has_address(wires: Wires, name: &Name, address: &IpNetwork) -> bool {
-    let own = wires
-        .iter()
-        .find(|(wire, _)| wire.name == *name)
-        .map(|(wire, side)| &wire.ends[*side]);
+    let own = wires.iter().find(|(wire, _)| wire.name == *name).map(|(wire, side)| &wire.ends[*side]);
     own.is_some_and(|end| address.ip() == end.address || end.address6.is_some_and(|own| address.ip() == own))
 }

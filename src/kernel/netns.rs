@@ -33,11 +33,7 @@ impl Netns {
     /// A named one, as `ip netns add` makes it. `None` when there is none of that name.
     pub fn named(name: &str) -> Result<Option<Netns>, Error> {
         let path = Path::new("/run/netns").join(name);
-        match nix::fcntl::open(
-            &path,
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
-            Mode::empty(),
-        ) {
+        match nix::fcntl::open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()) {
             Err(nix::errno::Errno::ENOENT) => Ok(None),
             Err(errno) => Err(errno).context(format!("cannot open {}", path.display())),
             // What is left of a namespace after its mount has gone is an empty file.

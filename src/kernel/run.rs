@@ -38,10 +38,7 @@ impl RunDirectory {
             }
             Ok(directory) => directory,
         };
-        own(
-            &fstat(&directory).context(format!("cannot look at {DIRECTORY}"))?,
-            DIRECTORY,
-        )?;
+        own(&fstat(&directory).context(format!("cannot look at {DIRECTORY}"))?, DIRECTORY)?;
         Ok(Some(RunDirectory(directory)))
     }
 
@@ -84,10 +81,7 @@ impl RunDirectory {
         };
         own_file(&file, &path)?;
         let mut text = String::new();
-        File::from(file)
-            .take(REMEMBERED_MAX)
-            .read_to_string(&mut text)
-            .context(format!("cannot read {path}"))?;
+        File::from(file).take(REMEMBERED_MAX).read_to_string(&mut text).context(format!("cannot read {path}"))?;
         serde_json::from_str(&text).map_err(|error| not_own(&path, &error.to_string()))
     }
 
@@ -103,12 +97,9 @@ impl RunDirectory {
         let new = "remembered.json.new";
         let _ = unlinkat(&self.0, new, UnlinkatFlags::NoRemoveDir);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file =
-            openat(&self.0, new, flags, Mode::S_IRUSR | Mode::S_IWUSR).context(format!("cannot write {path}"))?;
+        let file = openat(&self.0, new, flags, Mode::S_IRUSR | Mode::S_IWUSR).context(format!("cannot write {path}"))?;
         let text = serde_json::to_vec(remembered).context(format!("cannot write {path}"))?;
-        File::from(file)
-            .write_all(&text)
-            .context(format!("cannot write {path}"))?;
+        File::from(file).write_all(&text).context(format!("cannot write {path}"))?;
         renameat(&self.0, new, &self.0, REMEMBERED).context(format!("cannot write {path}"))
     }
 }
@@ -136,6 +127,5 @@ fn own(stat: &FileStat, path: &str) -> Result<(), Error> {
 }
 
 fn not_own(path: &str, why: &str) -> Error {
-    Error::failed(format!("{path} is not wire's own: {why}"))
-        .hint(format!("see what it is with `ls -ld {path}` and remove it"))
+    Error::failed(format!("{path} is not wire's own: {why}")).hint(format!("see what it is with `ls -ld {path}` and remove it"))
 }

@@ -7,8 +7,8 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NlaBuffer, NlasIterator,
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NlaBuffer,
+    NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -162,11 +162,7 @@ impl Socket {
         }
     }
 
-    fn dump_once(
-        &self,
-        request: RouteNetlinkMessage,
-        mut each: impl FnMut(RouteNetlinkMessage),
-    ) -> Result<(), Refusal> {
+    fn dump_once(&self, request: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> Result<(), Refusal> {
         let mut batch = Batch::default();
         batch.push(0, request, NLM_F_DUMP);
         self.write(&batch.bytes).map_err(|error| refusal(&error))?;
@@ -185,10 +181,7 @@ impl Socket {
                     _ => match RouteNetlinkMessage::deserialize(&header, payload) {
                         Ok(message) => each(message),
                         Err(error) => {
-                            refused = Some(Refusal {
-                                errno: Errno::EBADMSG,
-                                message: Some(error.to_string()),
-                            });
+                            refused = Some(Refusal { errno: Errno::EBADMSG, message: Some(error.to_string()) });
                         }
                     },
                 }
@@ -242,17 +235,8 @@ fn error_of(header: &NetlinkHeader, payload: &[u8]) -> Option<Refusal> {
         return None;
     }
     // After the code comes the header of the request, alone because of NETLINK_CAP_ACK, then the attributes.
-    let attributes = payload
-        .get(4 + 16..)
-        .filter(|_| header.flags & ACK_TLVS != 0)
-        .unwrap_or_default();
+    let attributes = payload.get(4 + 16..).filter(|_| header.flags & ACK_TLVS != 0).unwrap_or_default();
     let text = |nla: NlaBuffer<&[u8]>| String::from_utf8_lossy(nla.value()).trim_end_matches('\0').to_owned();
-    let message = NlasIterator::new(attributes)
-        .flatten()
-        .find(|nla| nla.kind() == ATTR_MSG)
-        .map(text);
-    Some(Refusal {
-        errno: Errno::from_raw(-code),
-        message,
-    })
+    let message = NlasIterator::new(attributes).flatten().find(|nla| nla.kind() == ATTR_MSG).map(text);
+    Some(Refusal { errno: Errno::from_raw(-code), message })
 }

@@ -65,12 +65,15 @@ pub const SETTINGS: [(&str, &str); 9] = [
 ];
 
 /// The same below `ipv6/conf/DEVICE` for a wire with IPv6.
-pub const SETTINGS6: [(&str, &str); 5] = [
+pub const SETTINGS6: [(&str, &str); 8] = [
     ("disable_ipv6", "0"),
     ("accept_ra", "0"),
     ("autoconf", "0"),
     ("accept_redirects", "0"),
+    ("accept_source_route", "0"),
     ("forwarding", "0"),
+    ("proxy_ndp", "0"),
+    ("accept_dad", "0"),
 ];
 
 /// What every namespace but the host's is set to, below `ipv4/conf/all`.

@@ -504,13 +504,18 @@ fn settings_of_ipv6_are_mended_in_place() {
         format!("nsenter --net=/run/netns/web sh -c 'echo {value} >/proc/sys/net/ipv6/conf/{device}/{key}'")
     };
     let wire = "shop-web-database";
-    each_is_named_and_mended(&[
-        by(set("accept_ra", "1"), "web", wire, "setting", InPlace),
-        by(set("autoconf", "1"), "web", wire, "setting", InPlace),
-        by(set("accept_redirects", "1"), "web", wire, "setting", InPlace),
-        by(set("forwarding", "1"), "web", wire, "setting", InPlace),
-        by(set("disable_ipv6", "1"), "web", wire, "ipv6", InPlace),
-    ]);
+    let one = [
+        "accept_ra",
+        "autoconf",
+        "accept_redirects",
+        "accept_source_route",
+        "forwarding",
+        "proxy_ndp",
+        "accept_dad",
+    ];
+    let mut breaks: Vec<Break> = one.map(|key| by(set(key, "1"), "web", wire, "ipv6", InPlace)).into();
+    breaks.push(by(set("disable_ipv6", "1"), "web", wire, "ipv6", InPlace));
+    each_is_named_and_mended(&breaks);
 }
 
 /// A file that changed: `up` turns what the old one made into what a fresh host would have got from the new one, says so

@@ -29,26 +29,15 @@ pub struct Error {
 
 impl Error {
     pub fn failed(message: impl Into<String>) -> Error {
-        Error {
-            exit: Exit::Failed,
-            message: message.into(),
-            hint: None,
-        }
+        Error { exit: Exit::Failed, message: message.into(), hint: None }
     }
 
     pub fn invalid(message: impl Into<String>) -> Error {
-        Error {
-            exit: Exit::Invalid,
-            message: message.into(),
-            hint: None,
-        }
+        Error { exit: Exit::Invalid, message: message.into(), hint: None }
     }
 
     pub fn hint(self, hint: impl Into<String>) -> Error {
-        Error {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Error { hint: Some(hint.into()), ..self }
     }
 }
 

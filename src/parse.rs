@@ -8,7 +8,7 @@
 mod check;
 mod draft;
 mod flow;
-mod near;
+
 mod number;
 #[cfg(test)]
 mod tests;
@@ -19,8 +19,8 @@ use toml::de::DeTable;
 use crate::error::Fault;
 use crate::topology::Topology;
 
+use crate::near::shown;
 use draft::Draft;
-use near::shown;
 use tree::{Kind, Page};
 
 pub use check::warnings;
@@ -52,14 +52,8 @@ fn read<T>(text: &str, make: impl FnOnce(&Page, &Draft) -> Option<T>) -> Result<
 /// one mistake among others that are none; of each line the first counts.
 fn torn(page: Page, errors: Vec<toml::de::Error>) -> Vec<Fault> {
     for error in errors {
-        let at = error
-            .span()
-            .map_or(page.text.len(), |span| span.start.min(page.text.len()));
-        let word = error
-            .span()
-            .and_then(|span| page.text.get(span))
-            .unwrap_or_default()
-            .trim();
+        let at = error.span().map_or(page.text.len(), |span| span.start.min(page.text.len()));
+        let word = error.span().and_then(|span| page.text.get(span)).unwrap_or_default().trim();
         let hint = match error.message() {
             "duplicate key" if word == "wire" => {
                 "write all wires in one way: either `wire = [ … ]` once, or [[wire]] for each".to_owned()
@@ -100,10 +94,7 @@ static TOP: Kind = Kind {
     keys: &[
         ("version", "version = 1"),
         ("runtime", "runtime = \"netns\""),
-        (
-            "wire",
-            "wire = [ { name = \"web-db\", ends = [\"web\", \"db\"], subnet = \"10.254.0.0/31\" } ]",
-        ),
+        ("wire", "wire = [ { name = \"web-db\", ends = [\"web\", \"db\"], subnet = \"10.254.0.0/31\" } ]"),
         ("podman", "[podman]"),
         ("host", "[host]"),
         ("module", "[module]"),
@@ -132,10 +123,7 @@ static WIRE: Kind = Kind {
     ],
 };
 
-static PODMAN: Kind = Kind {
-    header: "[podman]",
-    keys: &[("user", "user = \"liam\"")],
-};
+static PODMAN: Kind = Kind { header: "[podman]", keys: &[("user", "user = \"liam\"")] };
 
 static HOST_TABLE: Kind = Kind {
     header: "[host]",
@@ -149,10 +137,7 @@ static HOST_TABLE: Kind = Kind {
 
 static POOL: Kind = Kind {
     header: "[pool]",
-    keys: &[
-        ("host", "host = \"192.168.96.0/20\""),
-        ("direct", "direct = \"10.254.0.0/16\""),
-    ],
+    keys: &[("host", "host = \"192.168.96.0/20\""), ("direct", "direct = \"10.254.0.0/16\"")],
 };
 
 static NODE: Kind = Kind {
@@ -203,10 +188,7 @@ static PEER: Kind = Kind {
     header: "[[hub.NAME.wireguard.peer]]",
     keys: &[
         ("name", "name = \"laptop\""),
-        (
-            "public-key",
-            "public-key = \"mLK9Q7KjM5mF1a0bq6oN5gV9VQyZ8tQ2oQxJ0yqF7Xs=\"",
-        ),
+        ("public-key", "public-key = \"mLK9Q7KjM5mF1a0bq6oN5gV9VQyZ8tQ2oQxJ0yqF7Xs=\""),
         ("preshared-key", "preshared-key = \"/etc/wire/keys/laptop.psk\""),
         ("address", "address = \"10.100.0.2\""),
         ("allow", "allow = [\"git-ssh\"]"),
@@ -230,10 +212,7 @@ static SITE: Kind = Kind {
 
 static TLS: Kind = Kind {
     header: "a site's `tls`",
-    keys: &[
-        ("cert", "cert = \"/etc/wire/blog.crt\""),
-        ("key", "key = \"/etc/wire/blog.key\""),
-    ],
+    keys: &[("cert", "cert = \"/etc/wire/blog.crt\""), ("key", "key = \"/etc/wire/blog.key\"")],
 };
 
 static REDIRECT: Kind = Kind {
@@ -247,11 +226,7 @@ static REDIRECT: Kind = Kind {
 
 static FORWARD: Kind = Kind {
     header: "[[hub.NAME.forward]]",
-    keys: &[
-        ("port", "port = \"tcp/25565\""),
-        ("to", "to = \"minecraft:25565\""),
-        ("from", "from = \"@players\""),
-    ],
+    keys: &[("port", "port = \"tcp/25565\""), ("to", "to = \"minecraft:25565\""), ("from", "from = \"@players\"")],
 };
 
 static SET: Kind = Kind {

@@ -53,12 +53,17 @@ pub struct Finding {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Deletes a device, and with it the far end of its pair.
-    Remove { device: Device },
+    Remove {
+        device: Device,
+    },
     /// Sets a sysctl of the whole namespace.
     SetAll(Setting, i32),
     /// Takes the wire's name from the device's altnames, so that the device can be called by it.
     Unname,
-    Rename { from: Device, to: Device },
+    Rename {
+        from: Device,
+        to: Device,
+    },
     /// Makes the pair with all that belongs to both its ends.
     Create(Box<[(Name, End); 2]>),
     /// Renews what tells the device as wire's.
@@ -183,7 +188,12 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
         let empty = Namespace::default();
         let wanted = wanted.namespaces.get(name).unwrap_or(&empty);
         for device in namespace.strays.iter().filter(|device| !wanted.strays.contains(device)) {
-            plan.change(name, None, Action::Remove { device: device.clone() }, "it carries wire's mark and is no wire's end");
+            plan.change(
+                name,
+                None,
+                Action::Remove { device: device.clone() },
+                "it carries wire's mark and is no wire's end",
+            );
         }
         for (&setting, &value) in &wanted.settings {
             if let Some(&now) = namespace.settings.get(&setting).filter(|now| **now != value) {
@@ -265,7 +275,9 @@ impl Plan {
         let in_the_way = |finding: &Finding| finding.kind == "taken" || finding.kind == "overlap";
         let paired = wanted.keys().all(|node| seen.contains_key(*node))
             && seen.len() == 2
-            && seen.iter().all(|(node, end)| end.far.as_ref().is_some_and(|far| far != *node && seen.contains_key(far)));
+            && seen
+                .iter()
+                .all(|(node, end)| end.far.as_ref().is_some_and(|far| far != *node && seen.contains_key(far)));
         if paired {
             for (node, end) in wanted {
                 self.end(name, node, end, seen[node]);
@@ -309,14 +321,27 @@ impl Plan {
     fn strangers(&mut self, wire: &Name, node: &Name, end: &End, seen: &Namespace) {
         let foreign = &seen.foreign;
         let mut find = |kind, message, hint| {
-            self.findings.push(Finding { node: node.clone(), wire: Some(wire.clone()), kind, message, hint, blocks: true });
+            self.findings.push(Finding {
+                node: node.clone(),
+                wire: Some(wire.clone()),
+                kind,
+                message,
+                hint,
+                blocks: true,
+            });
         };
         let wants = |name: &String| name == end.device.as_str() || name == wire.as_str();
         for device in foreign.devices.iter().filter(|names| names.iter().any(wants)) {
             find(
                 "taken",
-                format!("{node} has a device `{}` that is not wire's and has the name that wire `{wire}` needs", device[0]),
-                format!("rename or remove it, or give the wire another `ifname`: `ip link del {}` in {node}", device[0]),
+                format!(
+                    "{node} has a device `{}` that is not wire's and has the name that wire `{wire}` needs",
+                    device[0]
+                ),
+                format!(
+                    "rename or remove it, or give the wire another `ifname`: `ip link del {}` in {node}",
+                    device[0]
+                ),
             );
         }
         for (_, address) in foreign.addresses.iter().filter(|(on, _)| on == wire) {
@@ -338,7 +363,10 @@ impl Plan {
             if end.routes.iter().any(|route| route.to == *network) {
                 find(
                     "foreign-route",
-                    format!("{node} has a route to {} over `{device}` already; wire `{wire}` is to have it", words(network)),
+                    format!(
+                        "{node} has a route to {} over `{device}` already; wire `{wire}` is to have it",
+                        words(network)
+                    ),
                     format!("`ip route del {} dev {device}` in {node}", words(network)),
                 );
             }
@@ -373,7 +401,8 @@ impl Plan {
         if seen.mtu != wanted.mtu {
             change(Action::Mtu(wanted.mtu), format!("it is {}", seen.mtu));
             // A device too small for IPv6 (RFC 8200: 1280) loses its IPv6 settings, and grows back with the defaults.
-            if seen.mtu < 1280 && seen.settings.get(&Setting::DisableIpv6) == wanted.settings.get(&Setting::DisableIpv6) {
+            if seen.mtu < 1280 && seen.settings.get(&Setting::DisableIpv6) == wanted.settings.get(&Setting::DisableIpv6)
+            {
                 let ipv6 = wanted.settings.iter().filter(|(setting, _)| setting.is_ipv6());
                 for (&setting, &value) in ipv6 {
                     change(Action::Set(setting, value), "a larger MTU brings it back as the default".to_owned());
@@ -418,7 +447,9 @@ impl Plan {
                 continue;
             }
             let taken = |name: &Device| seen.namespaces[node].ends.values().any(|end| end.device == *name);
-            let spare = (0..).filter_map(|n| Device::new(&format!("wire+{n}"))).find(|name| !taken(name) && !names.contains(&(node.clone(), name.clone())));
+            let spare = (0..)
+                .filter_map(|n| Device::new(&format!("wire+{n}")))
+                .find(|name| !taken(name) && !names.contains(&(node.clone(), name.clone())));
             let Some(spare) = spare else { continue };
             let (node, from) = (node.clone(), from.clone());
             let wire = self.changes[i].wire.clone();
@@ -444,7 +475,8 @@ pub fn strangers(topology: &Topology, seen: &State) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (node, namespace) in &seen.namespaces {
         let none = topology.nodes.get(node).is_some_and(|_| topology.wires_of(node.as_str()).next().is_none());
-        let tunnel = topology.hubs.get(node).and_then(|hub| hub.clients.as_ref()).map(|clients| clients.device.as_str());
+        let tunnel =
+            topology.hubs.get(node).and_then(|hub| hub.clients.as_ref()).map(|clients| clients.device.as_str());
         let foreign = namespace.foreign.devices.iter().map(|names| &names[0]);
         for device in foreign.filter(|device| node.as_str() != HOST && Some(device.as_str()) != tunnel) {
             let (kind, message) = match none {

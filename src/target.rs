@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::Error;
+use crate::near::nearest;
 use crate::topology::{Name, Topology};
 
 /// What a command is about.
@@ -89,18 +90,10 @@ fn unknown(topology: &Topology, kind: Option<&str>, word: &str) -> Error {
     let nodes = topology.nodes.keys().filter(|_| asked("node"));
     let wires = topology.wires.iter().map(|wire| &wire.name).filter(|_| asked("wire"));
     let near = modules.chain(nodes).chain(wires).map(Name::as_str);
-    let error = Error::invalid(format!("there is no {} `{word}` in the topology", kind.unwrap_or("module, node or wire")));
-    match near_miss(word, near) {
+    let error =
+        Error::invalid(format!("there is no {} `{word}` in the topology", kind.unwrap_or("module, node or wire")));
+    match nearest(word, near) {
         Some(name) => error.hint(format!("did you mean `{name}`?")),
         None => error.hint("`wire check -v` lists what there is"),
     }
-}
-
-/// The candidate that a mistyped word most likely stands for, if any is near enough.
-pub fn near_miss<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .map(|name| (strsim::damerau_levenshtein(word, name), name))
-        .filter(|&(distance, _)| distance <= 1 + word.chars().count() / 4)
-        .min()
-        .map(|(_, name)| name)
 }

@@ -427,11 +427,7 @@ impl fmt::Display for Service {
         write!(f, "{}", self.protocol)?;
         for (i, (low, high)) in self.ports.iter().enumerate() {
             f.write_str(if i == 0 { "/" } else { "," })?;
-            if low == high {
-                write!(f, "{low}")?
-            } else {
-                write!(f, "{low}-{high}")?
-            }
+            if low == high { write!(f, "{low}")? } else { write!(f, "{low}-{high}")? }
         }
         match &self.icmp_type {
             Some(kind) => write!(f, "/{kind}"),
@@ -583,9 +579,7 @@ impl Topology {
 
     /// The wires that end in a node (a namespace: a sharer has none of its own), with which end, in the order of the file.
     pub fn wires_of<'a>(&'a self, node: &'a str) -> impl Iterator<Item = (&'a Wire, usize)> {
-        self.wires
-            .iter()
-            .filter_map(move |wire| Some((wire, wire.end_in(node)?)))
+        self.wires.iter().filter_map(move |wire| Some((wire, wire.end_in(node)?)))
     }
 
     /// The same for every node at once: what asks for many asks this.

@@ -8,8 +8,8 @@ use ipnetwork::IpNetwork;
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, Inet6DevConf, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkMessage, Prop, Stats64,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, Inet6DevConf, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop, Stats64,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
@@ -412,12 +412,14 @@ fn address_message(index: u32, address: &IpNetwork) -> AddressMessage {
     let mut message = match address {
         IpNetwork::V4(v4) => {
             // Without a broadcast address: of two addresses (RFC 3021) both are taken.
-            let mut message = AddressMessageBuilder::<std::net::Ipv4Addr>::new().index(index).address(v4.ip(), v4.prefix()).build();
+            let mut message =
+                AddressMessageBuilder::<std::net::Ipv4Addr>::new().index(index).address(v4.ip(), v4.prefix()).build();
             message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
             message
         }
         IpNetwork::V6(v6) => {
-            let mut message = AddressMessageBuilder::<std::net::Ipv6Addr>::new().index(index).address(v6.ip(), v6.prefix()).build();
+            let mut message =
+                AddressMessageBuilder::<std::net::Ipv6Addr>::new().index(index).address(v6.ip(), v6.prefix()).build();
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
             message
         }

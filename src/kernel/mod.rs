@@ -4,14 +4,18 @@
 mod link;
 mod netns;
 mod podman;
+mod process;
+mod program;
 pub mod run;
 mod socket;
 mod sys;
+mod user;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 
+use caps::{CapSet, Capability};
 use ipnetwork::IpNetwork;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
@@ -65,6 +69,25 @@ pub enum Where<'a> {
     Nodes(&'a BTreeSet<Name>),
 }
 
+/// What a command needs of the kernel.
+pub const ENTER: Capability = Capability::CAP_SYS_ADMIN;
+pub const CHANGE: Capability = Capability::CAP_NET_ADMIN;
+
+/// Whether this process has these capabilities, said before anything is tried.
+pub fn may(what: &str, needed: &[Capability]) -> Result<(), Error> {
+    let has = |capability: &&Capability| caps::has_cap(None, CapSet::Effective, **capability).unwrap_or(false);
+    let missing: Vec<String> = needed.iter().filter(|c| !has(c)).map(Capability::to_string).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let words: Vec<String> = std::env::args().collect();
+    let program = std::env::current_exe().map_or_else(|_| "wire".to_owned(), |path| path.display().to_string());
+    Err(Error::failed(format!("wire may not {what}: it lacks {}", missing.join(" and "))).hint(format!(
+        "`doas {}`, or once and for all `doas setcap cap_net_admin,cap_sys_admin,cap_sys_ptrace,cap_dac_override+ep {program}`",
+        words.join(" ")
+    )))
+}
+
 /// A change that the kernel refused, by its place in the plan.
 pub struct Refused {
     pub change: usize,
@@ -75,7 +98,14 @@ impl Kernel {
     /// `run` is where the settings are remembered that `wire` changed; it may not be there when nothing was ever made.
     pub fn open(run: Option<RunDirectory>) -> Result<Kernel, Error> {
         let remembered = run.as_ref().map_or(Ok(Remembered::new()), RunDirectory::remembered)?;
-        Ok(Kernel { home: Netns::own()?, socket: Socket::open()?, open: BTreeMap::new(), podman: Podman::new(), run, remembered })
+        Ok(Kernel {
+            home: Netns::own()?,
+            socket: Socket::open()?,
+            open: BTreeMap::new(),
+            podman: Podman::new(),
+            run,
+            remembered,
+        })
     }
 
     /// What the namespaces hold now.
@@ -87,7 +117,14 @@ impl Kernel {
         let mut fars = Fars::default();
         for (name, open) in &mut self.open {
             let remembered = self.remembered.get(&open.cookie);
-            let namespace = open.look(&self.home, name, wires.get(name).map(Vec::as_slice).unwrap_or_default(), &marks, remembered, &mut fars)?;
+            let namespace = open.look(
+                &self.home,
+                name,
+                wires.get(name).map(Vec::as_slice).unwrap_or_default(),
+                &marks,
+                remembered,
+                &mut fars,
+            )?;
             state.namespaces.insert(name.clone(), namespace);
         }
         self.pair(&fars, &mut state);
@@ -178,7 +215,9 @@ impl Kernel {
             for name in names.iter().filter(|name| !name.is_host()) {
                 let other = names.iter().filter(|other| *other != name).min_by_key(|other| **other != host);
                 let other = other.map(Name::as_str).unwrap_or_default();
-                let reason = format!("its namespace is the one of `{other}`; if that is meant, say `shares = \"{other}\"` in [node.{name}]");
+                let reason = format!(
+                    "its namespace is the one of `{other}`; if that is meant, say `shares = \"{other}\"` in [node.{name}]"
+                );
                 state.refused.insert(name.clone(), reason);
                 self.open.remove(name);
             }
@@ -222,6 +261,12 @@ impl Kernel {
             }
         });
         number
+    }
+
+    /// Lets go of what may not be there any more, so that the next look finds the nodes anew.
+    pub fn forget_vanished(&mut self) {
+        self.podman.refresh();
+        self.open.retain(|name, open| open.lives(name));
     }
 
     /// Carries out a plan, in its order. What is refused keeps nothing else from being done, but for what rests on it.
@@ -314,7 +359,8 @@ impl Kernel {
         for (i, node, setting, value) in changes {
             let open = &self.open[node];
             let path = setting.path("all");
-            let written = open.netns.inside(&self.home, || fs::write(format!("/proc/sys/{path}"), value.to_string()))?;
+            let written =
+                open.netns.inside(&self.home, || fs::write(format!("/proc/sys/{path}"), value.to_string()))?;
             if let Err(error) = written {
                 work.fail(i, format!("cannot write {path} in {node}: {error}"));
             } else if let Some(remembered) = self.remembered.get_mut(&open.cookie)
@@ -594,6 +640,11 @@ impl Open {
         Ok(Open { netns, socket, cookie, ends, strays, settings, next_index: 1 })
     }
 
+    /// Whether this is still the namespace of the node.
+    fn lives(&self, _node: &Name) -> bool {
+        true
+    }
+
     /// What this namespace holds.
     fn look(
         &mut self,
@@ -675,10 +726,13 @@ impl Open {
     ) -> Result<(), Refusal> {
         let families = [Some(AddressFamily::Inet), ipv6.then_some(AddressFamily::Inet6)];
         for family in families.into_iter().flatten() {
-            let addresses = self.socket.dump(|| link::list_addresses(family), |message| match message {
-                RouteNetlinkMessage::NewAddress(message) => link::seen_address(&message),
-                _ => None,
-            })?;
+            let addresses = self.socket.dump(
+                || link::list_addresses(family),
+                |message| match message {
+                    RouteNetlinkMessage::NewAddress(message) => link::seen_address(&message),
+                    _ => None,
+                },
+            )?;
             for seen in addresses {
                 if let Some(device) = foreign.get(&seen.index) {
                     let network = IpNetwork::new(seen.address.network(), seen.address.prefix()).unwrap_or(seen.address);
@@ -693,10 +747,13 @@ impl Open {
                     namespace.foreign.addresses.push((wire.clone(), seen.address));
                 }
             }
-            let routes = self.socket.dump(|| link::list_routes(family), |message| match message {
-                RouteNetlinkMessage::NewRoute(message) => link::seen_route(&message),
-                _ => None,
-            })?;
+            let routes = self.socket.dump(
+                || link::list_routes(family),
+                |message| match message {
+                    RouteNetlinkMessage::NewRoute(message) => link::seen_route(&message),
+                    _ => None,
+                },
+            )?;
             for seen in routes {
                 if let Some(device) = seen.devices.iter().find_map(|index| foreign.get(index))
                     && (seen.metric == 0 || seen.to.prefix() != 0)

@@ -97,7 +97,8 @@ impl RunDirectory {
         let new = "remembered.json.new";
         let _ = unlinkat(&self.0, new, UnlinkatFlags::NoRemoveDir);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&self.0, new, flags, Mode::S_IRUSR | Mode::S_IWUSR).context(format!("cannot write {path}"))?;
+        let file =
+            openat(&self.0, new, flags, Mode::S_IRUSR | Mode::S_IWUSR).context(format!("cannot write {path}"))?;
         let text = serde_json::to_vec(remembered).context(format!("cannot write {path}"))?;
         File::from(file).write_all(&text).context(format!("cannot write {path}"))?;
         renameat(&self.0, new, &self.0, REMEMBERED).context(format!("cannot write {path}"))
@@ -127,5 +128,6 @@ fn own(stat: &FileStat, path: &str) -> Result<(), Error> {
 }
 
 fn not_own(path: &str, why: &str) -> Error {
-    Error::failed(format!("{path} is not wire's own: {why}")).hint(format!("see what it is with `ls -ld {path}` and remove it"))
+    Error::failed(format!("{path} is not wire's own: {why}"))
+        .hint(format!("see what it is with `ls -ld {path}` and remove it"))
 }

@@ -7,8 +7,8 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NlaBuffer,
-    NlasIterator,
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NlaBuffer, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -162,7 +162,11 @@ impl Socket {
         }
     }
 
-    fn dump_once(&self, request: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> Result<(), Refusal> {
+    fn dump_once(
+        &self,
+        request: RouteNetlinkMessage,
+        mut each: impl FnMut(RouteNetlinkMessage),
+    ) -> Result<(), Refusal> {
         let mut batch = Batch::default();
         batch.push(0, request, NLM_F_DUMP);
         self.write(&batch.bytes).map_err(|error| refusal(&error))?;

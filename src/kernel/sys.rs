@@ -1,9 +1,85 @@
-//! The system calls that no crate offers safely. The only file with `unsafe` in it.
-#![expect(unsafe_code, reason = "getsockopt options that nix does not know")]
+//! The system calls that nix lacks, one function each, as thin as can be. The only file with `unsafe`; it decides nothing.
+#![expect(unsafe_code, reason = "raw system calls; each block says why it is sound")]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::errno::Errno;
+
+/// `PIDFS_IOCTL_MAGIC` and the fourth of its requests (linux/pidfd.h, since 6.11).
+const PIDFD_GET_NET_NAMESPACE: libc::c_ulong = nix::request_code_none!(0xff, 4) as libc::c_ulong;
+/// linux/nsfs.h, since 4.9 and, the owner, 4.11.
+const NS_GET_USERNS: libc::c_ulong = nix::request_code_none!(0xb7, 1) as libc::c_ulong;
+const NS_GET_PARENT: libc::c_ulong = nix::request_code_none!(0xb7, 2) as libc::c_ulong;
+const NS_GET_OWNER_UID: libc::c_ulong = nix::request_code_none!(0xb7, 4) as libc::c_ulong;
+
+/// A handle on a process, which stays that process's when its pid is handed out again. ESRCH: there is none.
+pub fn pidfd_open(pid: u32) -> nix::Result<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| Errno::ESRCH)?;
+    // SAFETY: two integers go in, no memory is handed over.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The network namespace of a process. ESRCH: it has ended; ENOTTY: the kernel is older than 6.11.
+pub fn network_namespace(process: BorrowedFd) -> nix::Result<OwnedFd> {
+    descriptor(process, PIDFD_GET_NET_NAMESPACE)
+}
+
+/// The user namespace that owns a namespace. EPERM: it lies outside our own.
+pub fn owning_user_namespace(namespace: BorrowedFd) -> nix::Result<OwnedFd> {
+    descriptor(namespace, NS_GET_USERNS)
+}
+
+/// The user namespace that a user namespace was made in. EPERM: it lies outside our own, or there is none.
+pub fn parent_user_namespace(user_namespace: BorrowedFd) -> nix::Result<OwnedFd> {
+    descriptor(user_namespace, NS_GET_PARENT)
+}
+
+/// Who made a user namespace.
+pub fn owner_of_user_namespace(user_namespace: BorrowedFd) -> nix::Result<u32> {
+    let mut uid: libc::uid_t = 0;
+    // SAFETY: this request writes one uid_t through the pointer, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(user_namespace.as_raw_fd(), NS_GET_OWNER_UID as _, &raw mut uid) })?;
+    Ok(uid)
+}
+
+/// A request that takes nothing and answers with a new descriptor.
+fn descriptor(of: BorrowedFd, request: libc::c_ulong) -> nix::Result<OwnedFd> {
+    // SAFETY: only ever called with the three requests above, which take no argument, so no memory is handed over.
+    let fd = Errno::result(unsafe { libc::ioctl(of.as_raw_fd(), request as _, 0) })?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Who a program is to run as.
+pub struct Credentials {
+    pub uid: u32,
+    pub gid: u32,
+    /// All of them, the first included.
+    pub groups: Vec<u32>,
+}
+
+/// Lets a program run in a session of its own, so that it has no terminal to type into and can be ended with all its children,
+/// and as somebody else where told.
+pub fn detach(command: &mut Command, credentials: Option<Credentials>) {
+    let enter = move || -> io::Result<()> {
+        nix::unistd::setsid()?;
+        if let Some(Credentials { uid, gid, groups }) = &credentials {
+            // SAFETY: `groups` lives in this closure and the count is its own. The raw call sets this process's only thread.
+            Errno::result(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr()) })?;
+            // The group first: afterwards there is no right to change it. All three ids, so that there is no way back.
+            nix::unistd::setresgid((*gid).into(), (*gid).into(), (*gid).into())?;
+            nix::unistd::setresuid((*uid).into(), (*uid).into(), (*uid).into())?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls alone; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(enter) };
+}
 
 /// `SO_NETNS_COOKIE` (asm-generic/socket.h, Linux 5.14).
 const SO_NETNS_COOKIE: libc::c_int = 71;

@@ -14,8 +14,8 @@ use crate::topology::{
 };
 
 use super::draft::{self, Draft, rootless};
-use super::near::{meant, nearest, shown};
 use super::tree::{Page, Said};
+use crate::near::{meant, nearest, shown};
 
 /// The topology, as far as the draft allows; it counts only if the page is clean afterwards.
 pub fn topology(page: &Page, draft: &Draft) -> Option<Topology> {
@@ -79,10 +79,7 @@ impl<'d> Check<'d> {
         let mut members = BTreeMap::new();
         for (module, nodes) in &draft.modules {
             for node in nodes {
-                let member = members.entry(node.it.as_str()).or_insert(Member {
-                    module,
-                    place: node.place,
-                });
+                let member = members.entry(node.it.as_str()).or_insert(Member { module, place: node.place });
                 if member.place != node.place {
                     let message = match member.module == module {
                         true => format!("module `{module}`: node `{}` stands in it twice", node.it),
@@ -91,34 +88,16 @@ impl<'d> Check<'d> {
                             node.it, member.module
                         ),
                     };
-                    page.fault(
-                        node.place,
-                        message,
-                        format!("keep one of them, here or in {}", line(member.place)),
-                    );
+                    page.fault(node.place, message, format!("keep one of them, here or in {}", line(member.place)));
                 }
             }
         }
         let tables = draft.nodes.iter().map(|node| (node.name.it.as_str(), node)).collect();
         let hubs = draft.hubs.iter().map(|hub| (hub.name.it.as_str(), hub)).collect();
-        let mut check = Check {
-            page,
-            draft,
-            members,
-            tables,
-            hubs,
-            spaces: BTreeMap::new(),
-            ends: Vec::new(),
-            ends_whole: false,
-        };
+        let mut check =
+            Check { page, draft, members, tables, hubs, spaces: BTreeMap::new(), ends: Vec::new(), ends_whole: false };
         check.mentions();
-        check.spaces = check
-            .members
-            .keys()
-            .copied()
-            .chain([HOST])
-            .map(|node| (node, check.space(node)))
-            .collect();
+        check.spaces = check.members.keys().copied().chain([HOST]).map(|node| (node, check.space(node))).collect();
         check.ends = draft.wires.iter().map(|wire| check.joined(wire)).collect();
         check.ends_whole = check.ends.iter().all(Option::is_some);
         check
@@ -140,12 +119,7 @@ impl<'d> Check<'d> {
     fn mentions(&self) {
         let mut mentions: Vec<(Place, &str, String)> = Vec::new();
         for wire in &self.draft.wires {
-            mentions.extend(
-                wire.ends
-                    .iter()
-                    .flatten()
-                    .map(|end| (end.place, end.it, wire.what.clone())),
-            );
+            mentions.extend(wire.ends.iter().flatten().map(|end| (end.place, end.it, wire.what.clone())));
         }
         for node in &self.draft.nodes {
             let what = format!("node `{}`", node.name.it);
@@ -155,17 +129,9 @@ impl<'d> Check<'d> {
         for hub in &self.draft.hubs {
             mentions.push((hub.name.place, hub.name.it.as_str(), String::new()));
             let what = |host: &str| format!("site `{host}`");
-            mentions.extend(
-                hub.sites
-                    .iter()
-                    .map(|s| (s.place, s.it.to.node.as_str(), what(&s.it.host))),
-            );
+            mentions.extend(hub.sites.iter().map(|s| (s.place, s.it.to.node.as_str(), what(&s.it.host))));
             let what = |port: &Service| format!("forward `{port}`");
-            mentions.extend(
-                hub.forwards
-                    .iter()
-                    .map(|f| (f.to, f.forward.to.node.as_str(), what(&f.forward.port))),
-            );
+            mentions.extend(hub.forwards.iter().map(|f| (f.to, f.forward.to.node.as_str(), what(&f.forward.port))));
         }
         mentions.retain(|(_, node, _)| !self.knows(node));
         mentions.sort();
@@ -185,14 +151,10 @@ impl<'d> Check<'d> {
                 meant(
                     node,
                     near,
-                    format!(
-                        "every node stands in a module: add `\"{}\"` to one below [module]",
-                        shown(node)
-                    ),
+                    format!("every node stands in a module: add `\"{}\"` to one below [module]", shown(node)),
                 )
             };
-            self.page
-                .fault(place, format!("{what}no node is called `{}`", shown(node)), hint);
+            self.page.fault(place, format!("{what}no node is called `{}`", shown(node)), hint);
         }
     }
 
@@ -219,13 +181,9 @@ impl<'d> Check<'d> {
             let message = if a.it == b.it {
                 format!("{}: both ends are in `{}`", wire.what, a.it)
             } else {
-                format!(
-                    "{}: `{}` and `{}` live in one namespace, that of `{first}`",
-                    wire.what, a.it, b.it
-                )
+                format!("{}: `{}` and `{}` live in one namespace, that of `{first}`", wire.what, a.it, b.it)
             };
-            self.page
-                .fault(b.place, message, "a wire joins two namespaces: name another node");
+            self.page.fault(b.place, message, "a wire joins two namespaces: name another node");
             return None;
         }
         Some([first, second])
@@ -233,15 +191,11 @@ impl<'d> Check<'d> {
 
     /// The wires that end in a namespace, each with the far one, in the order of the file.
     fn wires_of(&self, space: &str) -> impl Iterator<Item = (&'d draft::Wire<'d>, &'d str)> {
-        self.draft
-            .wires
-            .iter()
-            .zip(&self.ends)
-            .filter_map(move |(wire, ends)| match (*ends)? {
-                [a, b] if a == space => Some((wire, b)),
-                [a, b] if b == space => Some((wire, a)),
-                _ => None,
-            })
+        self.draft.wires.iter().zip(&self.ends).filter_map(move |(wire, ends)| match (*ends)? {
+            [a, b] if a == space => Some((wire, b)),
+            [a, b] if b == space => Some((wire, a)),
+            _ => None,
+        })
     }
 
     fn has_host_wire(&self, space: &str) -> bool {
@@ -258,13 +212,8 @@ impl<'d> Check<'d> {
         for name in self.draft.wires.iter().filter_map(|wire| wire.name.as_ref()) {
             let place = *first.entry(&name.it).or_insert(name.place);
             if place != name.place {
-                let message = format!(
-                    "wire `{}`: the name is already that of the wire in {}",
-                    name.it,
-                    line(place)
-                );
-                self.page
-                    .fault(name.place, message, "a wire's name is its identity: give each its own");
+                let message = format!("wire `{}`: the name is already that of the wire in {}", name.it, line(place));
+                self.page.fault(name.place, message, "a wire's name is its identity: give each its own");
             }
         }
     }
@@ -273,24 +222,12 @@ impl<'d> Check<'d> {
     fn subnets(&self) {
         let mut taken: Vec<(Place, IpNetwork, String)> = Vec::new();
         for wire in &self.draft.wires {
-            taken.extend(
-                wire.subnet
-                    .as_ref()
-                    .map(|subnet| (subnet.place, subnet.it.into(), wire.what.clone())),
-            );
-            taken.extend(
-                wire.subnet6
-                    .as_ref()
-                    .map(|subnet| (subnet.place, subnet.it.into(), wire.what.clone())),
-            );
+            taken.extend(wire.subnet.as_ref().map(|subnet| (subnet.place, subnet.it.into(), wire.what.clone())));
+            taken.extend(wire.subnet6.as_ref().map(|subnet| (subnet.place, subnet.it.into(), wire.what.clone())));
         }
         for hub in &self.draft.hubs {
             let what = format!("the clients of hub `{}`", hub.name.it);
-            taken.extend(
-                hub.clients
-                    .as_ref()
-                    .map(|clients| (clients.place, clients.it.prefix, what)),
-            );
+            taken.extend(hub.clients.as_ref().map(|clients| (clients.place, clients.it.prefix, what)));
         }
         taken.sort();
         for (i, (place, network, what)) in taken.iter().enumerate() {
@@ -317,12 +254,10 @@ impl<'d> Check<'d> {
                         "{}: {address} is no address of the host's own but one of {network}, {owner}",
                         wire.what
                     );
-                    self.page
-                        .fault(publish.place, message, "name an address that the host has on an uplink");
+                    self.page.fault(publish.place, message, "name an address that the host has on an uplink");
                 } else if address.is_ipv6() && wire.subnet6.is_none() {
                     let message = format!("{}: {address} is published on a wire without IPv6", wire.what);
-                    self.page
-                        .fault(publish.place, message, "add `subnet6 = \"fd00::/127\"` to the wire");
+                    self.page.fault(publish.place, message, "add `subnet6 = \"fd00::/127\"` to the wire");
                 }
             }
         }
@@ -335,15 +270,9 @@ impl<'d> Check<'d> {
         }
         let name = &wire.name.as_ref()?.it;
         Some(ends.map(|space| {
-            let is_first = self.is_leaf(space)
-                && self
-                    .first_hub(space)
-                    .is_some_and(|(first, _)| std::ptr::eq(first, wire));
-            if is_first {
-                Device::eth0()
-            } else {
-                Device::for_wire(name)
-            }
+            let is_first =
+                self.is_leaf(space) && self.first_hub(space).is_some_and(|(first, _)| std::ptr::eq(first, wire));
+            if is_first { Device::eth0() } else { Device::for_wire(name) }
         }))
     }
 
@@ -363,10 +292,8 @@ impl<'d> Check<'d> {
                 let place = wire.ifname.as_ref().map_or(name, |ifname| ifname[i].place);
                 let hint = "name the wire's two devices: `ifname = [\"…\", \"…\"]`";
                 if space == HOST && uplinks.contains(&device) {
-                    let message = format!(
-                        "{}: its device at the host would be `{device}`, which is an uplink",
-                        wire.what
-                    );
+                    let message =
+                        format!("{}: its device at the host would be `{device}`, which is an uplink", wire.what);
                     self.page.fault(place, message, hint);
                 } else if let Some((owner, before)) = taken.get(&(space, device.clone())) {
                     let message = format!(
@@ -384,13 +311,9 @@ impl<'d> Check<'d> {
             let Some(clients) = &hub.clients else { continue };
             if let Some((owner, before)) = taken.get(&(hub.name.it.as_str(), clients.it.device.clone())) {
                 let device = &clients.it.device;
-                let message = format!(
-                    "hub `{}`: it has a device `{device}` already, {owner} ({})",
-                    hub.name.it,
-                    line(*before)
-                );
-                self.page
-                    .fault(clients.place, message, "give the tunnel another device");
+                let message =
+                    format!("hub `{}`: it has a device `{device}` already, {owner} ({})", hub.name.it, line(*before));
+                self.page.fault(clients.place, message, "give the tunnel another device");
             }
         }
     }
@@ -404,17 +327,9 @@ impl<'d> Check<'d> {
             let strike = "keep the one that is meant";
             if let Some(netns) = &node.netns {
                 if let Some(container) = &node.container {
-                    tell(
-                        container.place,
-                        "it is a container or a named namespace, not both",
-                        strike,
-                    );
+                    tell(container.place, "it is a container or a named namespace, not both", strike);
                 } else if let Some(user) = &node.user {
-                    tell(
-                        user.place,
-                        "`user` says whose container it is, and `netns` that it is none",
-                        strike,
-                    );
+                    tell(user.place, "`user` says whose container it is, and `netns` that it is none", strike);
                 } else if let Some(owned) = node.owned.filter(|_| netns.it != node.name.it) {
                     let message = format!("`owned` makes the namespace `{name}`, and `netns` names `{}`", netns.it);
                     tell(owned, &message, strike);
@@ -433,19 +348,11 @@ impl<'d> Check<'d> {
                     if let Some(place) = place {
                         let message =
                             format!("it lives in the namespace of `{owner}`, so `{key}` is not its own to say");
-                        tell(
-                            place,
-                            &message,
-                            &format!("move `{key}` below [node.{owner}], or strike it"),
-                        );
+                        tell(place, &message, &format!("move `{key}` below [node.{owner}], or strike it"));
                     }
                 }
                 if self.is_hub(name) {
-                    tell(
-                        shares.place,
-                        "a hub has a namespace of its own",
-                        "strike `shares`, or [hub.…]",
-                    );
+                    tell(shares.place, "a hub has a namespace of its own", "strike `shares`, or [hub.…]");
                 } else if self.is_first_of_cycle(node) {
                     let hint = "one of them must have a namespace of its own";
                     tell(shares.place, "`shares` leads back to where it began", hint);
@@ -454,11 +361,7 @@ impl<'d> Check<'d> {
             if let Some(place) = node.network_none
                 && let Some((wire, _)) = self.wires_of(name).next()
             {
-                let message = format!(
-                    "`network` is \"none\", but {} ends in it ({})",
-                    wire.what,
-                    line(wire.place)
-                );
+                let message = format!("`network` is \"none\", but {} ends in it ({})", wire.what, line(wire.place));
                 tell(place, &message, "strike one of them");
             }
             if let Some(flow) = node.egress.iter().find(|flow| flow.from.is_some()) {
@@ -527,13 +430,8 @@ impl<'d> Check<'d> {
             for home in homes {
                 let (other, before) = *taken.entry(home.clone()).or_insert((&node.it, place));
                 if *other != node.it {
-                    let message = format!(
-                        "node `{}`: {home} is node `{other}` already ({})",
-                        node.it,
-                        line(before)
-                    );
-                    self.page
-                        .fault(place, message, "two nodes in one namespace say so by `shares`");
+                    let message = format!("node `{}`: {home} is node `{other}` already ({})", node.it, line(before));
+                    self.page.fault(place, message, "two nodes in one namespace say so by `shares`");
                 }
             }
         }
@@ -567,43 +465,23 @@ impl<'d> Check<'d> {
                         } else {
                             format!("its hubs serve {}", and(zones.keys().copied()))
                         };
-                        let said_zones = if declared.is_empty() {
-                            "nothing".to_owned()
-                        } else {
-                            and(declared)
-                        };
+                        let said_zones = if declared.is_empty() { "nothing".to_owned() } else { and(declared) };
                         let message = format!("node `{node}`: `zones` says {said_zones}, but {serve}");
-                        let hint = if zones.is_empty() {
-                            "strike `zones`".to_owned()
-                        } else {
-                            write
-                        };
+                        let hint = if zones.is_empty() { "strike `zones`".to_owned() } else { write };
                         self.page.fault(said.place, message, hint);
                     }
                 }
                 None if zones.len() > 1 => {
                     let wire = zones.values().max_by_key(|wire| wire.place);
                     let place = wire.map_or(Place::default(), |wire| wire.place);
-                    let message = format!(
-                        "node `{node}`: its wires lead into the zones {}",
-                        and(zones.keys().copied())
-                    );
-                    self.page.fault(
-                        place,
-                        message,
-                        format!("{write} if that is meant, else take a wire away"),
-                    );
+                    let message =
+                        format!("node `{node}`: its wires lead into the zones {}", and(zones.keys().copied()));
+                    self.page.fault(place, message, format!("{write} if that is meant, else take a wire away"));
                 }
                 None => {}
             }
         }
-        for (wire, ends) in self
-            .draft
-            .wires
-            .iter()
-            .zip(&self.ends)
-            .filter(|(wire, _)| !wire.across_zones)
-        {
+        for (wire, ends) in self.draft.wires.iter().zip(&self.ends).filter(|(wire, _)| !wire.across_zones) {
             let Some([a, b]) = ends.filter(|ends| ends.iter().all(|end| self.is_leaf(end))) else {
                 continue;
             };
@@ -612,33 +490,22 @@ impl<'d> Check<'d> {
             };
             if !first.is_empty() && !second.is_empty() && !first.keys().any(|zone| second.contains_key(zone)) {
                 let (first, second) = (and(first.keys().copied()), and(second.keys().copied()));
-                let message = format!(
-                    "{}: it joins `{a}` of zone {first} and `{b}` of zone {second}",
-                    wire.what
-                );
-                self.page
-                    .fault(wire.place, message, "add `across-zones = true` if that is meant");
+                let message = format!("{}: it joins `{a}` of zone {first} and `{b}` of zone {second}", wire.what);
+                self.page.fault(wire.place, message, "add `across-zones = true` if that is meant");
             }
         }
     }
 
     /// Egress needs a way out, and a source address of one's own a wire to the host.
     fn ways_out(&self) {
-        for node in self
-            .draft
-            .nodes
-            .iter()
-            .filter(|node| self.ends_whole && self.knows(node.name.it.as_str()))
-        {
+        for node in self.draft.nodes.iter().filter(|node| self.ends_whole && self.knows(node.name.it.as_str())) {
             let name = node.name.it.as_str();
             let Some(Some(space)) = self.spaces.get(name) else {
                 continue;
             };
             let hub = self.draft.hubs.first().map_or("host", |hub| hub.name.it.as_str());
             if let Some(place) = node.egress_place.filter(|_| !node.egress.is_empty()) {
-                let out = self
-                    .wires_of(space)
-                    .any(|(_, far)| far == HOST || self.is_leaf(space) && self.is_hub(far));
+                let out = self.wires_of(space).any(|(_, far)| far == HOST || self.is_leaf(space) && self.is_hub(far));
                 if *space == HOST {
                     let message = format!(
                         "node `{name}`: it lives in the host's namespace, whose own connections need no `egress`"
@@ -647,31 +514,15 @@ impl<'d> Check<'d> {
                 } else if !out && self.is_hub(space) {
                     let message =
                         format!("node `{name}`: `egress` has no way out, as no wire joins the hub and the host");
-                    self.page.fault(
-                        place,
-                        message,
-                        format!("add a wire with `ends = [\"host\", \"{space}\"]`"),
-                    );
+                    self.page.fault(place, message, format!("add a wire with `ends = [\"host\", \"{space}\"]`"));
                 } else if !out {
                     let message = format!("node `{name}`: `egress` has no way out, neither a hub wire nor a host wire");
-                    self.page.fault(
-                        place,
-                        message,
-                        format!("add a wire with `ends = [\"{hub}\", \"{space}\"]`"),
-                    );
+                    self.page.fault(place, message, format!("add a wire with `ends = [\"{hub}\", \"{space}\"]`"));
                 }
             }
-            if let Some(snat) = node
-                .snat
-                .as_ref()
-                .filter(|_| node.shares.is_none() && !self.has_host_wire(space))
-            {
+            if let Some(snat) = node.snat.as_ref().filter(|_| node.shares.is_none() && !self.has_host_wire(space)) {
                 let message = format!("node `{name}`: `snat` needs a wire of its own to the host");
-                self.page.fault(
-                    snat.place,
-                    message,
-                    format!("add a wire with `ends = [\"host\", \"{space}\"]`"),
-                );
+                self.page.fault(snat.place, message, format!("add a wire with `ends = [\"host\", \"{space}\"]`"));
             }
         }
     }
@@ -694,16 +545,10 @@ impl<'d> Check<'d> {
         for hub in &self.draft.hubs {
             needs.extend(first_publication(hub).map(|place| (place, format!("hub `{}` publishes", hub.name.it))));
         }
-        needs.extend(
-            host.block
-                .as_ref()
-                .map(|block| (block.place, "`block` drops what comes from outside".to_owned())),
-        );
+        needs
+            .extend(host.block.as_ref().map(|block| (block.place, "`block` drops what comes from outside".to_owned())));
         if host.policy == Policy::All {
-            needs.push((
-                host.policy_place,
-                "`policy = \"all\"` drops what comes from outside".to_owned(),
-            ));
+            needs.push((host.policy_place, "`policy = \"all\"` drops what comes from outside".to_owned()));
         }
         if let Some((place, need)) = needs.into_iter().min() {
             let message = format!("{need}, but nothing says which devices lead outside");
@@ -725,10 +570,8 @@ impl<'d> Check<'d> {
             let far = match *ends {
                 [HOST, far] | [far, HOST] => far,
                 _ => {
-                    let message = format!(
-                        "{}: `publish` hands on ports of the host, where this wire does not end",
-                        wire.what
-                    );
+                    let message =
+                        format!("{}: `publish` hands on ports of the host, where this wire does not end", wire.what);
                     let [a, b] = ends;
                     let end = if self.is_hub(a) { a } else { b };
                     let hint = match self.wires_of(end).find(|(_, far)| *far == HOST) {
@@ -761,8 +604,7 @@ impl<'d> Check<'d> {
                     other.what,
                     line(other.place)
                 );
-                self.page
-                    .fault(one.place, message, "publish another port, or another `address`");
+                self.page.fault(one.place, message, "publish another port, or another `address`");
             }
         }
     }
@@ -778,11 +620,7 @@ impl<'d> Check<'d> {
                 && !self.has_host_wire(name)
             {
                 let message = format!("hub `{name}`: nothing can be published, as no wire joins it and the host");
-                self.page.fault(
-                    place,
-                    message,
-                    format!("add a wire with `ends = [\"host\", \"{name}\"]`"),
-                );
+                self.page.fault(place, message, format!("add a wire with `ends = [\"host\", \"{name}\"]`"));
             }
             if let Some(wireguard) = hub.wireguard.as_ref().filter(|_| !hub.clients_said) {
                 let message = format!("hub `{name}`: the tunnel has no prefix for its clients");
@@ -813,11 +651,7 @@ impl<'d> Check<'d> {
             }
             let owner = *keys.entry(&peer.public_key).or_insert(&peer.name);
             if *owner != peer.name {
-                tell(
-                    draft.key,
-                    format!("its public key is that of peer `{owner}`"),
-                    "make a key pair for each device",
-                );
+                tell(draft.key, format!("its public key is that of peer `{owner}`"), "make a key pair for each device");
             }
             let owner = *addresses.entry(peer.address).or_insert(&peer.name);
             if *owner != peer.name {
@@ -831,23 +665,11 @@ impl<'d> Check<'d> {
                 let prefix = clients.it.prefix;
                 let hint = format!("take an address between those of {prefix}, from the third on");
                 if !prefix.contains(peer.address) {
-                    tell(
-                        draft.address,
-                        format!("{} is not one of its hub's clients, {prefix}", peer.address),
-                        &hint,
-                    );
+                    tell(draft.address, format!("{} is not one of its hub's clients, {prefix}", peer.address), &hint);
                 } else if peer.address == clients.it.hub_address() {
-                    tell(
-                        draft.address,
-                        format!("{} is the hub's own address", peer.address),
-                        &hint,
-                    );
+                    tell(draft.address, format!("{} is the hub's own address", peer.address), &hint);
                 } else if peer.address == prefix.network() || prefix.is_ipv4() && peer.address == prefix.broadcast() {
-                    tell(
-                        draft.address,
-                        format!("{} stands for all of {prefix}", peer.address),
-                        &hint,
-                    );
+                    tell(draft.address, format!("{} stands for all of {prefix}", peer.address), &hint);
                 }
             }
             draft.allow.iter().for_each(|said| {
@@ -861,23 +683,14 @@ impl<'d> Check<'d> {
         if said.it == "*" {
             return Some(Allowed::Everything);
         }
-        let wires = || {
-            self.draft
-                .wires
-                .iter()
-                .filter_map(|wire| Some(wire.name.as_ref()?.it.as_str()))
-        };
+        let wires = || self.draft.wires.iter().filter_map(|wire| Some(wire.name.as_ref()?.it.as_str()));
         let modules = || self.draft.modules.iter().map(|(module, _)| module.as_str());
         let (kind, text) = match said.it.split_once(':') {
             Some((kind @ ("module" | "node" | "wire"), text)) => (Some(kind), text),
             _ => (None, said.it),
         };
         let name = Name::new(text);
-        let is = |which, known: bool| {
-            (known && kind.is_none_or(|kind| kind == which))
-                .then(|| name.clone())
-                .flatten()
-        };
+        let is = |which, known: bool| (known && kind.is_none_or(|kind| kind == which)).then(|| name.clone()).flatten();
         let found = [
             is("module", modules().any(|module| module == text)).map(Allowed::Module),
             is("node", self.knows(text)).map(Allowed::Node),
@@ -886,11 +699,7 @@ impl<'d> Check<'d> {
         let mut found: Vec<_> = found.into_iter().flatten().collect();
         if found.len() > 1 {
             let message = format!("peer `{peer}`: `{text}` is several things");
-            self.page.fault(
-                said.place,
-                message,
-                format!("say which: `module:{text}`, `node:{text}` or `wire:{text}`"),
-            );
+            self.page.fault(said.place, message, format!("say which: `module:{text}`, `node:{text}` or `wire:{text}`"));
         }
         if found.is_empty() {
             let near = nearest(text, modules().chain(self.members.keys().copied()).chain(wires()));
@@ -907,14 +716,8 @@ impl<'d> Check<'d> {
     fn sites(&self, hub: &draft::Hub) {
         let name = hub.name.it.as_str();
         let mut taken: BTreeMap<(&str, Option<&str>), Place> = BTreeMap::new();
-        let sites = hub
-            .sites
-            .iter()
-            .map(|site| (&site.it.host, site.it.path.as_deref(), site.it.place));
-        let redirects = hub
-            .redirects
-            .iter()
-            .map(|redirect| (&redirect.host, None, redirect.place));
+        let sites = hub.sites.iter().map(|site| (&site.it.host, site.it.path.as_deref(), site.it.place));
+        let redirects = hub.redirects.iter().map(|redirect| (&redirect.host, None, redirect.place));
         let mut hosts: Vec<_> = sites.chain(redirects).collect();
         hosts.sort_by_key(|(_, _, place)| *place);
         for (host, path, place) in hosts {
@@ -925,8 +728,7 @@ impl<'d> Check<'d> {
                     path.unwrap_or_default(),
                     line(before)
                 );
-                self.page
-                    .fault(place, message, "keep one of them, or give one a `path`");
+                self.page.fault(place, message, "keep one of them, or give one a `path`");
             }
         }
         for site in hub.sites.iter().filter(|_| self.ends_whole) {
@@ -934,56 +736,29 @@ impl<'d> Check<'d> {
             let Some(Some(space)) = self.spaces.get(to.node.as_str()) else {
                 continue;
             };
-            let wanted = Service {
-                protocol: Protocol::Tcp,
-                ports: vec![(to.port, to.port)],
-                icmp_type: None,
-            };
-            let wires: Vec<_> = self
-                .wires_of(name)
-                .filter(|(_, far)| far == space)
-                .map(|(wire, _)| wire)
-                .collect();
+            let wanted = Service { protocol: Protocol::Tcp, ports: vec![(to.port, to.port)], icmp_type: None };
+            let wires: Vec<_> = self.wires_of(name).filter(|(_, far)| far == space).map(|(wire, _)| wire).collect();
             let flows = |wire: &'d draft::Wire<'d>| {
-                if self.is_first_end(wire, name) {
-                    &wire.allow
-                } else {
-                    &wire.allow_back
-                }
+                if self.is_first_end(wire, name) { &wire.allow } else { &wire.allow_back }
             };
             let lets = |flow: &Flow| flow.flow.covers(&wanted) && flow.to.is_none();
-            if wires
-                .iter()
-                .any(|wire| !wire.flows_whole || flows(wire).iter().any(lets))
-            {
+            if wires.iter().any(|wire| !wire.flows_whole || flows(wire).iter().any(lets)) {
                 continue;
             }
-            let message = format!(
-                "site `{}`: no flow lets hub `{name}` reach `{}` by {wanted}",
-                site.it.host, to.node
-            );
+            let message = format!("site `{}`: no flow lets hub `{name}` reach `{}` by {wanted}", site.it.host, to.node);
             let hint = match wires.first() {
                 Some(wire) => {
-                    let key = if self.is_first_end(wire, name) {
-                        "allow"
-                    } else {
-                        "allow-back"
-                    };
+                    let key = if self.is_first_end(wire, name) { "allow" } else { "allow-back" };
                     format!("add `\"{wanted}\"` to `{key}` of {} ({})", wire.what, line(wire.place))
                 }
-                None => format!(
-                    "add a wire with `ends = [\"{name}\", \"{}\"], allow = [\"{wanted}\"]`",
-                    to.node
-                ),
+                None => format!("add a wire with `ends = [\"{name}\", \"{}\"], allow = [\"{wanted}\"]`", to.node),
             };
             self.page.fault(site.place, message, hint);
         }
     }
 
     fn is_first_end(&self, wire: &draft::Wire, space: &str) -> bool {
-        wire.ends
-            .as_ref()
-            .is_some_and(|[a, _]| self.spaces.get(a.it).copied().flatten() == Some(space))
+        wire.ends.as_ref().is_some_and(|[a, _]| self.spaces.get(a.it).copied().flatten() == Some(space))
     }
 
     /// A forward keeps the client's address, so replies must come back through the same hub.
@@ -993,27 +768,18 @@ impl<'d> Check<'d> {
             return;
         };
         let tell = |message: String, hint: String| {
-            self.page
-                .fault(draft.to, format!("forward `{}`: {message}", draft.forward.port), hint);
+            self.page.fault(draft.to, format!("forward `{}`: {message}", draft.forward.port), hint);
         };
         if !self.is_leaf(space) {
             let kind = if *space == HOST { "the host" } else { "a hub" };
-            tell(
-                format!("`{to}` is {kind}, and a forward ends at a leaf"),
-                "name a leaf of this hub".to_owned(),
-            );
+            tell(format!("`{to}` is {kind}, and a forward ends at a leaf"), "name a leaf of this hub".to_owned());
         } else if !self.wires_of(hub).any(|(_, far)| far == *space) {
             let hint = format!("add a wire with `ends = [\"{hub}\", \"{to}\"]`");
             tell(format!("no wire joins hub `{hub}` and `{to}`"), hint);
         } else if let Some((wire, first)) = self.first_hub(space).filter(|(_, first)| *first != hub) {
-            let message = format!(
-                "replies of `{to}` leave by its first hub, `{first}` ({}), not by `{hub}`",
-                line(wire.place)
-            );
-            tell(
-                message,
-                format!("move the wire between `{hub}` and `{to}` above it, or forward from `{first}`"),
-            );
+            let message =
+                format!("replies of `{to}` leave by its first hub, `{first}` ({}), not by `{hub}`", line(wire.place));
+            tell(message, format!("move the wire between `{hub}` and `{to}` above it, or forward from `{first}`"));
         }
     }
 
@@ -1025,8 +791,7 @@ impl<'d> Check<'d> {
             let near = nearest(set.it.as_str(), self.draft.sets.keys().map(Name::as_str));
             if near.is_some() || self.draft.sets_whole {
                 let hint = meant(set.it.as_str(), near, format!("add [set.{}]", set.it));
-                self.page
-                    .fault(set.place, format!("{what}: no set is called `{}`", set.it), hint);
+                self.page.fault(set.place, format!("{what}: no set is called `{}`", set.it), hint);
             }
         }
     }
@@ -1034,12 +799,8 @@ impl<'d> Check<'d> {
     /// The topology; none only where something is missing that was told.
     fn topology(&self) -> Option<Topology> {
         let draft = self.draft;
-        let wires: Option<Vec<_>> = draft
-            .wires
-            .iter()
-            .zip(&self.ends)
-            .map(|(wire, ends)| self.wire(wire, (*ends)?))
-            .collect();
+        let wires: Option<Vec<_>> =
+            draft.wires.iter().zip(&self.ends).map(|(wire, ends)| self.wire(wire, (*ends)?)).collect();
         let mut nodes = BTreeMap::new();
         for (name, member) in &self.members {
             nodes.insert(Name::new(name)?, self.node(Name::new(name)?, member));
@@ -1083,11 +844,7 @@ impl<'d> Check<'d> {
         let low = u32::from(subnet.network()) + u32::from(subnet.prefix() == 30);
         let end = |nth: usize, device: Device| {
             Some(End {
-                node: if ends[nth] == HOST {
-                    Name::host()
-                } else {
-                    Name::new(ends[nth])?
-                },
+                node: if ends[nth] == HOST { Name::host() } else { Name::new(ends[nth])? },
                 device,
                 address: Ipv4Addr::from(low + nth as u32),
                 address6: subnet6.map(|subnet| Ipv6Addr::from(u128::from(subnet.network()) + nth as u128)),
@@ -1120,16 +877,8 @@ impl<'d> Check<'d> {
             module: member.module.clone(),
             network_none: table.is_some_and(|table| table.network_none.is_some()),
             owned: table.is_some_and(|table| table.owned.is_some()),
-            shares: shares.and_then(|shares| {
-                if shares.it == HOST {
-                    Some(Name::host())
-                } else {
-                    Name::new(shares.it)
-                }
-            }),
-            zones: table
-                .and_then(|table| Some(table.zones.as_ref()?.it.clone()))
-                .unwrap_or_default(),
+            shares: shares.and_then(|shares| if shares.it == HOST { Some(Name::host()) } else { Name::new(shares.it) }),
+            zones: table.and_then(|table| Some(table.zones.as_ref()?.it.clone())).unwrap_or_default(),
             egress: own.map(|table| table.egress.clone()).unwrap_or_default(),
             snat: table.and_then(|table| Some(table.snat.as_ref()?.it)),
             place: table.map_or(member.place, |table| table.name.place),
@@ -1148,36 +897,16 @@ impl<'d> Check<'d> {
         let mut wireguard = hub.wireguard.as_ref().map(|wireguard| wireguard.it.clone());
         if let Some(wireguard) = &mut wireguard {
             for draft in &hub.peers {
-                let allow: Option<_> = draft
-                    .allow
-                    .iter()
-                    .map(|said| self.allowed(&draft.peer.name, said))
-                    .collect();
-                wireguard.peers.push(Peer {
-                    allow: allow?,
-                    ..draft.peer.clone()
-                });
+                let allow: Option<_> = draft.allow.iter().map(|said| self.allowed(&draft.peer.name, said)).collect();
+                wireguard.peers.push(Peer { allow: allow?, ..draft.peer.clone() });
             }
         }
-        let sites: Option<_> = hub
-            .sites
-            .iter()
-            .map(|site| {
-                Some(Site {
-                    to: upstream(site.it.to.clone())?,
-                    ..site.it.clone()
-                })
-            })
-            .collect();
+        let sites: Option<_> =
+            hub.sites.iter().map(|site| Some(Site { to: upstream(site.it.to.clone())?, ..site.it.clone() })).collect();
         let forwards: Option<_> = hub
             .forwards
             .iter()
-            .map(|draft| {
-                Some(Forward {
-                    to: upstream(draft.forward.to.clone())?,
-                    ..draft.forward.clone()
-                })
-            })
+            .map(|draft| Some(Forward { to: upstream(draft.forward.to.clone())?, ..draft.forward.clone() }))
             .collect();
         Some(Hub {
             name: hub.name.it.clone(),
@@ -1233,11 +962,7 @@ fn derived<'d>(hub: &'d draft::Hub<'d>) -> Vec<Publication<'d>> {
     let publication = |place, protocol, port, from| Publication {
         place,
         what: what.clone(),
-        service: Service {
-            protocol,
-            ports: vec![(port, port)],
-            icmp_type: None,
-        },
+        service: Service { protocol, ports: vec![(port, port)], icmp_type: None },
         from,
         far: hub.name.it.as_str(),
         written: None,
@@ -1271,20 +996,12 @@ fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
 pub fn warnings(topology: &Topology) -> Vec<Fault> {
     let mut warnings = Vec::new();
     let mut warn = |place, message: String, hint: &str| {
-        warnings.push(Fault {
-            place,
-            message,
-            hint: Some(hint.to_owned()),
-        });
+        warnings.push(Fault { place, message, hint: Some(hint.to_owned()) });
     };
     for wire in &topology.wires {
         if !wire.subnet.network().is_private() {
             let hint = "take one of 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16";
-            warn(
-                wire.place,
-                format!("wire `{}`: {} is not a private network", wire.name, wire.subnet),
-                hint,
-            );
+            warn(wire.place, format!("wire `{}`: {} is not a private network", wire.name, wire.subnet), hint);
         }
         if let Some(subnet) = wire.subnet6.filter(|subnet| !subnet.network().is_unique_local()) {
             warn(
@@ -1295,70 +1012,43 @@ pub fn warnings(topology: &Topology) -> Vec<Fault> {
         }
         let is6 = |whom: &Option<Whom>| matches!(whom, Some(Whom::Network(IpNetwork::V6(_))));
         let needs6 = |flow: &&Flow| flow.flow.protocol == Protocol::Icmpv6 || is6(&flow.from) || is6(&flow.to);
-        for flow in wire
-            .allow
-            .iter()
-            .chain(&wire.allow_back)
-            .filter(needs6)
-            .filter(|_| wire.subnet6.is_none())
-        {
-            let message = format!(
-                "wire `{}`: `{}` never passes, as the wire has no IPv6",
-                wire.name, flow.flow
-            );
+        for flow in wire.allow.iter().chain(&wire.allow_back).filter(needs6).filter(|_| wire.subnet6.is_none()) {
+            let message = format!("wire `{}`: `{}` never passes, as the wire has no IPv6", wire.name, flow.flow);
             warn(flow.place, message, "add a `subnet6`, or strike the flow");
         }
     }
-    for node in topology
-        .nodes
-        .values()
-        .filter(|node| !node.egress.is_empty() && topology.is_leaf(node.name.as_str()))
-    {
+    for node in topology.nodes.values().filter(|node| !node.egress.is_empty() && topology.is_leaf(node.name.as_str())) {
         let wires = || topology.wires_of(node.name.as_str());
         let Some((wire, end)) = wires().find(|(wire, end)| topology.hubs.contains_key(&wire.far(*end).node)) else {
             continue;
         };
         let hub = &wire.far(end).node;
-        let leads_out = |hub: &Name| {
-            topology
-                .wires_of(hub.as_str())
-                .any(|(wire, end)| wire.far(end).node.is_host())
-        };
+        let leads_out = |hub: &Name| topology.wires_of(hub.as_str()).any(|(wire, end)| wire.far(end).node.is_host());
         if !leads_out(hub) && !wires().any(|(wire, end)| wire.far(end).node.is_host()) {
-            let message = format!(
-                "node `{}`: its egress ends at hub `{hub}`, which has no wire to the host",
-                node.name
-            );
+            let message =
+                format!("node `{}`: its egress ends at hub `{hub}`, which has no wire to the host", node.name);
             warn(node.place, message, "add a wire between the host and the hub");
         }
     }
-    for (hub, peer) in topology.hubs.values().flat_map(|hub| {
-        hub.wireguard
-            .iter()
-            .flat_map(move |wg| wg.peers.iter().map(move |peer| (hub, peer)))
-    }) {
+    for (hub, peer) in topology
+        .hubs
+        .values()
+        .flat_map(|hub| hub.wireguard.iter().flat_map(move |wg| wg.peers.iter().map(move |peer| (hub, peer))))
+    {
         for allowed in &peer.allow {
             let reached = |node: &Name| {
                 let space = topology.namespace_of(node);
-                topology
-                    .wires_of(hub.name.as_str())
-                    .any(|(wire, end)| wire.far(end).node == *space)
+                topology.wires_of(hub.name.as_str()).any(|(wire, end)| wire.far(end).node == *space)
             };
             let (name, reaches) = match allowed {
                 Allowed::Everything => continue,
                 Allowed::Node(node) => (node, reached(node)),
-                Allowed::Module(name) => (
-                    name,
-                    topology
-                        .module(name.as_str())
-                        .is_some_and(|m| m.nodes.iter().any(reached)),
-                ),
-                Allowed::Wire(name) => (
-                    name,
-                    topology
-                        .wire(name.as_str())
-                        .is_some_and(|wire| wire.end_in(hub.name.as_str()).is_some()),
-                ),
+                Allowed::Module(name) => {
+                    (name, topology.module(name.as_str()).is_some_and(|m| m.nodes.iter().any(reached)))
+                }
+                Allowed::Wire(name) => {
+                    (name, topology.wire(name.as_str()).is_some_and(|wire| wire.end_in(hub.name.as_str()).is_some()))
+                }
             };
             if !reaches {
                 let message = format!("peer `{}`: hub `{}` has no wire to `{name}`", peer.name, hub.name);

@@ -14,11 +14,11 @@ use crate::topology::{
 };
 
 use super::flow::{self, device, duration, flows, host_address, network, publishes, rated, service, size, whom};
-use super::near::{meant, shown};
 use super::tree::{Page, Said, Table, Value, Word};
 use super::{
     ACME, CLIENTS, FORWARD, HOST_TABLE, HUB, NODE, PEER, PODMAN, POOL, REDIRECT, SET, SITE, TLS, TOP, WIRE, WIREGUARD,
 };
+use crate::near::{meant, shown};
 
 pub struct Draft<'t> {
     /// Every node is a named namespace unless its own table says otherwise.
@@ -145,24 +145,14 @@ pub fn read<'t>(page: &'t Page<'t>, tree: &'t DeTable<'t>) -> Option<Draft<'t>> 
     if let Some(version) = top.required("version") {
         version.number(1..=1);
     }
-    let runtime = top
-        .value("runtime")
-        .and_then(|runtime| choice(&runtime, &["podman", "netns"]));
+    let runtime = top.value("runtime").and_then(|runtime| choice(&runtime, &["podman", "netns"]));
     let podman = top.value("podman").and_then(|podman| podman.table(&PODMAN, "[podman]"));
     let (modules, modules_whole) = modules(&top);
     let (sets, sets_whole) = sets(&top);
     Some(Draft {
         netns: runtime == Some("netns"),
-        user: podman
-            .and_then(|podman| user(&podman.value("user")?))
-            .and_then(|user| rootless(user.it)),
-        wires: top
-            .value("wire")
-            .and_then(|wires| wires.list())
-            .unwrap_or_default()
-            .iter()
-            .filter_map(wire)
-            .collect(),
+        user: podman.and_then(|podman| user(&podman.value("user")?)).and_then(|user| rootless(user.it)),
+        wires: top.value("wire").and_then(|wires| wires.list()).unwrap_or_default().iter().filter_map(wire).collect(),
         modules,
         modules_whole,
         host: top.value("host").and_then(|host| host_table(&host)).unwrap_or_default(),
@@ -178,10 +168,7 @@ pub fn read<'t>(page: &'t Page<'t>, tree: &'t DeTable<'t>) -> Option<Draft<'t>> 
 /// The tables `[KIND.NAME]`.
 fn named<'t, T>(top: &Table<'t>, kind: &'static str, read: fn(Said<Name>, &Value<'t>) -> Option<T>) -> Vec<T> {
     let entries = top.value(kind).map(|tables| tables.named()).unwrap_or_default();
-    entries
-        .iter()
-        .filter_map(|(key, value)| read(name(key, kind)?, value))
-        .collect()
+    entries.iter().filter_map(|(key, value)| read(name(key, kind)?, value)).collect()
 }
 
 /// A name that this word gives to something.
@@ -199,20 +186,12 @@ fn name(word: &Word, kind: &str) -> Option<Said<Name>> {
     let name = Name::new(word.text);
     if name.is_none() {
         let legal = |c: char| {
-            if c.is_ascii_alphanumeric() || "._-".contains(c) {
-                c
-            } else {
-                '-'
-            }
+            if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }
         };
         let better: String = word.text.chars().take(NAME_MAX).map(legal).collect();
         let better = better.trim_matches(['.', '_', '-']);
         let rule = "a name is 1 to 64 of letters, digits, `.`, `_` and `-`, and begins with a letter or digit";
-        let hint = if Name::new(better).is_some() {
-            format!("{rule}: `{better}`")
-        } else {
-            rule.to_owned()
-        };
+        let hint = if Name::new(better).is_some() { format!("{rule}: `{better}`") } else { rule.to_owned() };
         word.fault(format!("`{}` cannot name a {kind}", shown(word.text)), hint);
     }
     name.map(|name| word.said(name))
@@ -224,11 +203,7 @@ fn choice(value: &Value, choices: &[&'static str]) -> Option<&'static str> {
     let choice = choices.iter().find(|choice| **choice == word.text).copied();
     if choice.is_none() {
         let all: Vec<_> = choices.iter().map(|choice| format!("`\"{choice}\"`")).collect();
-        let hint = meant(
-            word.text,
-            choices.iter().copied(),
-            format!("it may be {}", all.join(" or ")),
-        );
+        let hint = meant(word.text, choices.iter().copied(), format!("it may be {}", all.join(" or ")));
         word.fault(format!("`{}` cannot be `{}`", value.key, shown(word.text)), hint);
     }
     choice
@@ -240,10 +215,7 @@ fn user(value: &Value) -> Option<Said<String>> {
     let legal = |c: char| !c.is_whitespace() && !c.is_control() && !":/,\"'".contains(c);
     let is_name = !word.text.is_empty() && word.text.len() <= 255 && !word.text.starts_with('-');
     if !is_name || !word.text.chars().all(legal) {
-        word.fault(
-            format!("`{}` is no user's name", shown(word.text)),
-            "write the name that `id` shows, as `liam`",
-        );
+        word.fault(format!("`{}` is no user's name", shown(word.text)), "write the name that `id` shows, as `liam`");
         return None;
     }
     Some(word.said(word.text.to_owned()))
@@ -268,19 +240,14 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
     let mut table = value.table(&WIRE, what_wire(value))?;
     let name = table.required("name").and_then(|value| name(&value.word()?, "wire"));
     let ends_value = table.required("ends");
-    let ends = ends_value
-        .as_ref()
-        .and_then(|ends| pair(ends, "two nodes", "[\"host\", \"web\"]"));
+    let ends = ends_value.as_ref().and_then(|ends| pair(ends, "two nodes", "[\"host\", \"web\"]"));
     if let (None, Some([a, b])) = (&name, &ends) {
         table.rename(format!("the wire between `{}` and `{}`", shown(a.text), shown(b.text)));
     }
     let ifname_value = table.value("ifname");
     let ifname = ifname_value.as_ref().and_then(|value| {
         let [a, b] = pair(value, "two devices", "[\"web-db\", \"eth0\"]")?;
-        let devices = (
-            device(&a).map(|device| a.said(device)),
-            device(&b).map(|device| b.said(device)),
-        );
+        let devices = (device(&a).map(|device| a.said(device)), device(&b).map(|device| b.said(device)));
         Some([devices.0?, devices.1?])
     });
     let before = value.page.count();
@@ -302,9 +269,7 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
         u32::try_from(number).ok()
     });
     let subnet = table.value("subnet").and_then(|value| value.word());
-    let mode = table
-        .value("mode")
-        .and_then(|mode| choice(&mode, &["enforce", "audit"]));
+    let mode = table.value("mode").and_then(|mode| choice(&mode, &["enforce", "audit"]));
     Some(Wire {
         what: table.what().to_string(),
         place: table.place,
@@ -322,15 +287,8 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
         mtu: mtu.unwrap_or(MTU),
         ifname_torn: ifname_value.is_some() && ifname.is_none(),
         ifname,
-        mode: if mode == Some("audit") {
-            Mode::Audit
-        } else {
-            Mode::Enforce
-        },
-        across_zones: table
-            .value("across-zones")
-            .and_then(|value| value.truth())
-            .unwrap_or_default(),
+        mode: if mode == Some("audit") { Mode::Audit } else { Mode::Enforce },
+        across_zones: table.value("across-zones").and_then(|value| value.truth()).unwrap_or_default(),
         ends: ends.map(|[a, b]| [a.said(a.text), b.said(b.text)]),
     })
 }
@@ -349,11 +307,7 @@ fn pair<'t>(value: &Value<'t>, wanted: &str, example: &str) -> Option<[Word<'t>;
     let count = list.len();
     let words: Vec<_> = list.iter().filter_map(Value::word).collect();
     if count != 2 {
-        let found = if count == 1 {
-            "one".to_owned()
-        } else {
-            count.to_string()
-        };
+        let found = if count == 1 { "one".to_owned() } else { count.to_string() };
         let message = format!("`{}` names {wanted}, not {found}", value.key);
         value.fault(message, format!("write `{} = {example}`", value.key));
     }
@@ -384,14 +338,8 @@ fn modules(top: &Table) -> (Vec<(Name, Vec<Said<Name>>)>, bool) {
 fn host_table(value: &Value) -> Option<Host> {
     let table = value.table(&HOST_TABLE, "[host]")?;
     let before = value.page.count();
-    let uplinks = table
-        .value("uplinks")
-        .map(|uplinks| uplinks.words())
-        .unwrap_or_default();
-    let uplinks: Vec<_> = uplinks
-        .iter()
-        .filter_map(|word| Some(word.said(device(word)?)))
-        .collect();
+    let uplinks = table.value("uplinks").map(|uplinks| uplinks.words()).unwrap_or_default();
+    let uplinks: Vec<_> = uplinks.iter().filter_map(|word| Some(word.said(device(word)?))).collect();
     let uplinks_torn = value.page.count() > before || table.has("uplinks") && table.value("uplinks").is_none();
     let policy = table.value("policy");
     let policy_place = policy.as_ref().map(Value::place).unwrap_or_default();
@@ -432,9 +380,7 @@ fn node<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Node<'t>> {
         container: named("container"),
         user: table.value("user").and_then(|value| user(&value)),
         network_none: network.and_then(|value| choice(&value, &["none"]).map(|_| value.place())),
-        owned: owned
-            .filter(|owned| owned.truth() == Some(true))
-            .map(|owned| owned.place()),
+        owned: owned.filter(|owned| owned.truth() == Some(true)).map(|owned| owned.place()),
         shares: shares.map(|word| word.said(word.text)),
         zones_torn: zones.is_some() && zone_names.is_none(),
         zones: zone_names,
@@ -456,19 +402,13 @@ fn zone(word: &Word) -> Option<Name> {
 fn pool_table(value: &Value) -> Option<Pool> {
     let table = value.table(&POOL, "[pool]")?;
     let pool = |key| flow::pool(&table.value(key)?.word()?);
-    Some(Pool {
-        host: pool("host"),
-        direct: pool("direct"),
-    })
+    Some(Pool { host: pool("host"), direct: pool("direct") })
 }
 
 fn sets(top: &Table) -> (BTreeMap<Name, Set>, bool) {
     let entries = top.value("set").map(|sets| sets.named()).unwrap_or_default();
     let count = entries.len();
-    let sets: BTreeMap<_, _> = entries
-        .iter()
-        .filter_map(|(key, value)| set(name(key, "set")?, value))
-        .collect();
+    let sets: BTreeMap<_, _> = entries.iter().filter_map(|(key, value)| set(name(key, "set")?, value)).collect();
     let whole = sets.len() == count;
     (sets, whole)
 }
@@ -537,19 +477,9 @@ fn hub<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Hub<'t>> {
     let table = value.table(&HUB, what.clone())?;
     let clients = table.value("clients");
     let wireguard_value = table.value("wireguard");
-    let wireguard_table = wireguard_value
-        .as_ref()
-        .and_then(|value| value.table(&WIREGUARD, what.clone()));
-    let list = |key| {
-        table
-            .value(key)
-            .and_then(|value: Value<'t>| value.list())
-            .unwrap_or_default()
-    };
-    let peers = wireguard_table
-        .as_ref()
-        .and_then(|table| table.value("peer")?.list())
-        .unwrap_or_default();
+    let wireguard_table = wireguard_value.as_ref().and_then(|value| value.table(&WIREGUARD, what.clone()));
+    let list = |key| table.value(key).and_then(|value: Value<'t>| value.list()).unwrap_or_default();
+    let peers = wireguard_table.as_ref().and_then(|table| table.value("peer")?.list()).unwrap_or_default();
     Some(Hub {
         zone: table.required("zone").and_then(|value| zone(&value.word()?)),
         pool: table.value("pool").and_then(|pool| flow::pool(&pool.word()?)),
@@ -578,10 +508,7 @@ fn clients_table(value: &Value, what: &str) -> Option<Clients> {
         Some(prefix)
     });
     let device = table.required("device").and_then(|value| device(&value.word()?));
-    Some(Clients {
-        prefix: prefix?,
-        device: device?,
-    })
+    Some(Clients { prefix: prefix?, device: device? })
 }
 
 fn wireguard(table: &Table, place: Place) -> Option<Said<Wireguard>> {
@@ -593,10 +520,7 @@ fn wireguard(table: &Table, place: Place) -> Option<Said<Wireguard>> {
     let endpoint = table.value("endpoint").and_then(|endpoint| {
         let word = endpoint.word()?;
         let parts = word.text.rsplit_once(':').filter(|(host, port)| {
-            let bare = host
-                .strip_prefix('[')
-                .and_then(|host| host.strip_suffix(']'))
-                .unwrap_or(host);
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
             let plain = !bare.is_empty() && bare.chars().all(|c| c.is_ascii_alphanumeric() || "._-:".contains(c));
             plain && (bare == *host) != host.contains(':') && port.parse::<u16>().is_ok_and(|port| port > 0)
         });
@@ -606,29 +530,16 @@ fn wireguard(table: &Table, place: Place) -> Option<Said<Wireguard>> {
         }
         parts.map(|_| word.text.to_owned())
     });
-    let wireguard = Wireguard {
-        listen: listen?,
-        endpoint,
-        private_key: private_key?,
-        isolate: isolate?,
-        peers: Vec::new(),
-        place,
-    };
-    Some(Said {
-        it: wireguard,
-        place: listen_place?,
-    })
+    let wireguard =
+        Wireguard { listen: listen?, endpoint, private_key: private_key?, isolate: isolate?, peers: Vec::new(), place };
+    Some(Said { it: wireguard, place: listen_place? })
 }
 
 fn peer<'t>(value: &Value<'t>) -> Option<PeerDraft<'t>> {
-    let what = value
-        .peek("name")
-        .map_or("peer".to_owned(), |name| format!("peer `{}`", shown(name)));
+    let what = value.peek("name").map_or("peer".to_owned(), |name| format!("peer `{}`", shown(name)));
     let table = value.table(&PEER, what)?;
     let name = table.required("name").and_then(|value| name(&value.word()?, "peer"));
-    let key = table
-        .required("public-key")
-        .and_then(|value| public_key(&value.word()?));
+    let key = table.required("public-key").and_then(|value| public_key(&value.word()?));
     let address = table.required("address").and_then(|value| {
         let word = value.word()?;
         Some(word.said(host_address(&word)?))
@@ -645,13 +556,7 @@ fn peer<'t>(value: &Value<'t>) -> Option<PeerDraft<'t>> {
         place: table.place,
     };
     let allow = allow?.iter().map(|word| word.said(word.text)).collect();
-    Some(PeerDraft {
-        peer,
-        name: name.place,
-        address: address.place,
-        key: key.place,
-        allow,
-    })
+    Some(PeerDraft { peer, name: name.place, address: address.place, key: key.place, allow })
 }
 
 /// Base64 of 32 bytes: 43 digits, the last of which has two bits to spare, and a `=`.
@@ -672,9 +577,7 @@ fn public_key(word: &Word) -> Option<Said<String>> {
 }
 
 fn site(value: &Value) -> Option<Said<Site>> {
-    let what = value
-        .peek("host")
-        .map_or("site".to_owned(), |host| format!("site `{}`", shown(host)));
+    let what = value.peek("host").map_or("site".to_owned(), |host| format!("site `{}`", shown(host)));
     let table = value.table(&SITE, what)?;
     let host = table.required("host").and_then(|host| domain(&host.word()?));
     let to_value = table.required("to");
@@ -690,10 +593,7 @@ fn site(value: &Value) -> Option<Said<Site>> {
         }
         plain.then(|| word.text.to_owned())
     });
-    let methods = table
-        .value("methods")
-        .map(|methods| methods.words())
-        .unwrap_or_default();
+    let methods = table.value("methods").map(|methods| methods.words()).unwrap_or_default();
     let method = |word: &Word| {
         let is_method = !word.text.is_empty() && word.text.bytes().all(|b| b.is_ascii_uppercase());
         if !is_method {
@@ -706,10 +606,7 @@ fn site(value: &Value) -> Option<Said<Site>> {
     };
     let site = Site {
         methods: methods.iter().filter_map(method).collect(),
-        headers: table
-            .value("headers")
-            .map(|headers| headers_table(&headers))
-            .unwrap_or_default(),
+        headers: table.value("headers").map(|headers| headers_table(&headers)).unwrap_or_default(),
         rate: rated(&table),
         body: table.value("body").and_then(|body| size(&body.word()?)),
         host: host?,
@@ -718,19 +615,12 @@ fn site(value: &Value) -> Option<Said<Site>> {
         path,
         place: table.place,
     };
-    Some(Said {
-        it: site,
-        place: to_value?.place(),
-    })
+    Some(Said { it: site, place: to_value?.place() })
 }
 
 fn headers_table(value: &Value) -> BTreeMap<String, String> {
     let header = |(key, value): &(Word, Value)| {
-        let is_name = !key.text.is_empty()
-            && key
-                .text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        let is_name = !key.text.is_empty() && key.text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
         if !is_name {
             key.fault(
                 format!("`{}` is no header's name", shown(key.text)),
@@ -768,18 +658,10 @@ fn upstream(word: &Word) -> Option<Upstream> {
     let parts = word.text.rsplit_once(':').and_then(|(node, port)| {
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
         let port = port.parse().ok().filter(|port| digits && *port > 0)?;
-        Some(Upstream {
-            node: Name::new(node)?,
-            port,
-        })
+        Some(Upstream { node: Name::new(node)?, port })
     });
     if parts.is_none() {
-        let node = word
-            .text
-            .split(':')
-            .next()
-            .and_then(Name::new)
-            .map_or("web".to_owned(), |node| node.to_string());
+        let node = word.text.split(':').next().and_then(Name::new).map_or("web".to_owned(), |node| node.to_string());
         word.fault(
             format!("`{}` is no node and port", shown(word.text)),
             format!("write `{node}:80`, with the port it listens on"),
@@ -789,9 +671,7 @@ fn upstream(word: &Word) -> Option<Upstream> {
 }
 
 fn redirect(value: &Value) -> Option<Redirect> {
-    let what = value
-        .peek("host")
-        .map_or("redirect".to_owned(), |host| format!("redirect `{}`", shown(host)));
+    let what = value.peek("host").map_or("redirect".to_owned(), |host| format!("redirect `{}`", shown(host)));
     let table = value.table(&REDIRECT, what)?;
     let host = table.required("host").and_then(|host| domain(&host.word()?));
     let to = table.required("to").and_then(|to| {
@@ -811,18 +691,11 @@ fn redirect(value: &Value) -> Option<Redirect> {
         }
     });
     let tls = table.value("tls").and_then(|value| tls(&value));
-    Some(Redirect {
-        host: host?,
-        to: to?,
-        tls,
-        place: table.place,
-    })
+    Some(Redirect { host: host?, to: to?, tls, place: table.place })
 }
 
 fn forward(value: &Value) -> Option<ForwardDraft> {
-    let what = value
-        .peek("port")
-        .map_or("forward".to_owned(), |port| format!("forward `{}`", shown(port)));
+    let what = value.peek("port").map_or("forward".to_owned(), |port| format!("forward `{}`", shown(port)));
     let table = value.table(&FORWARD, what)?;
     let port_value = table.required("port");
     let port = port_value.as_ref().and_then(|value| {
@@ -840,15 +713,6 @@ fn forward(value: &Value) -> Option<ForwardDraft> {
     let to_value = table.required("to");
     let to = to_value.as_ref().and_then(|to| upstream(&to.word()?));
     let from = table.value("from").and_then(|from| whom(&from.word()?));
-    let forward = Forward {
-        port: port?,
-        to: to?,
-        from,
-        place: table.place,
-    };
-    Some(ForwardDraft {
-        forward,
-        port: port_value?.place(),
-        to: to_value?.place(),
-    })
+    let forward = Forward { port: port?, to: to?, from, place: table.place };
+    Some(ForwardDraft { forward, port: port_value?.place(), to: to_value?.place() })
 }

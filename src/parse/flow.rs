@@ -7,9 +7,9 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::topology::{Device, Flow, Name, Per, Protocol, Publish, Rate, Service, Whom};
 
-use super::near::{meant, nearest, shown};
 use super::tree::{Said, Table, Value, Word};
 use super::{FLOW, PUBLISH};
+use crate::near::{meant, nearest, shown};
 
 /// New connections that may come at once where `burst` says nothing else.
 const BURST: u32 = 5;
@@ -29,14 +29,8 @@ const ICMP: &[&str] = &[
     "address-mask-request",
     "address-mask-reply",
 ];
-const ICMPV6: &[&str] = &[
-    "echo-request",
-    "echo-reply",
-    "destination-unreachable",
-    "packet-too-big",
-    "time-exceeded",
-    "parameter-problem",
-];
+const ICMPV6: &[&str] =
+    &["echo-request", "echo-reply", "destination-unreachable", "packet-too-big", "time-exceeded", "parameter-problem"];
 
 /// A flow's protocol and ports: `tcp/80,443`, `udp/8000-8010`, `icmp`, `icmp/echo-request`.
 pub fn service(word: &Word) -> Option<Service> {
@@ -52,32 +46,17 @@ pub fn service(word: &Word) -> Option<Service> {
         }
         (Protocol::Tcp | Protocol::Udp, Some(rest)) => {
             if let Some(at) = rest.find(':') {
-                let message = format!(
-                    "`{}` is handed on to another port, which only `publish` can",
-                    shown(word.text)
-                );
+                let message = format!("`{}` is handed on to another port, which only `publish` can", shown(word.text));
                 word.fault_in(rest_at + at, message, format!("write `\"{protocol}/{}\"`", &rest[..at]));
                 return None;
             }
-            Some(Service {
-                protocol,
-                ports: ports(word, rest, rest_at)?,
-                icmp_type: None,
-            })
+            Some(Service { protocol, ports: ports(word, rest, rest_at)?, icmp_type: None })
         }
-        (_, None) => Some(Service {
-            protocol,
-            ports: Vec::new(),
-            icmp_type: None,
-        }),
+        (_, None) => Some(Service { protocol, ports: Vec::new(), icmp_type: None }),
         (_, Some(rest)) => {
             let types = if protocol == Protocol::Icmp { ICMP } else { ICMPV6 };
             if !types.contains(&rest) {
-                let hint = meant(
-                    rest,
-                    types.iter().copied(),
-                    format!("the types are {}", types.join(", ")),
-                );
+                let hint = meant(rest, types.iter().copied(), format!("the types are {}", types.join(", ")));
                 word.fault_in(
                     rest_at,
                     format!("`{protocol}` has no type `{}` that a flow may name", shown(rest)),
@@ -85,11 +64,7 @@ pub fn service(word: &Word) -> Option<Service> {
                 );
                 return None;
             }
-            Some(Service {
-                protocol,
-                ports: Vec::new(),
-                icmp_type: Some(rest.to_owned()),
-            })
+            Some(Service { protocol, ports: Vec::new(), icmp_type: Some(rest.to_owned()) })
         }
     }
 }
@@ -108,10 +83,7 @@ fn protocol<'t>(word: &Word<'t>) -> Option<(Protocol, Option<&'t str>)> {
             let names = ["tcp", "udp", "icmp", "icmpv6"];
             if name.is_empty() || (rest.is_none() && name.bytes().all(|b| b.is_ascii_digit() || b",-".contains(&b))) {
                 let port = if name.is_empty() { "443" } else { name };
-                word.fault(
-                    format!("flow `{}` names no protocol", shown(word.text)),
-                    format!("write `\"tcp/{port}\"`"),
-                );
+                word.fault(format!("flow `{}` names no protocol", shown(word.text)), format!("write `\"tcp/{port}\"`"));
             } else {
                 let hint = meant(name, names, "a flow is written `tcp/443`, `udp/53`, `icmp` or `icmpv6`");
                 word.fault_in(0, format!("`{}` is no protocol", shown(name)), hint);
@@ -148,11 +120,7 @@ fn range(word: &Word, text: &str, at: usize) -> Option<(u16, u16)> {
     };
     let (from, to) = (port(word, low, at)?, port(word, high, at + low.len() + 1)?);
     if from > to {
-        word.fault_in(
-            at,
-            format!("the range `{text}` runs backwards"),
-            format!("write `{to}-{from}`"),
-        );
+        word.fault_in(at, format!("the range `{text}` runs backwards"), format!("write `{to}-{from}`"));
         return None;
     }
     Some((from, to))
@@ -177,10 +145,7 @@ fn port(word: &Word, text: &str, at: usize) -> Option<u16> {
 fn published(word: &Word) -> Option<(Service, Option<u16>)> {
     let (protocol, rest) = protocol(word)?;
     if !matches!(protocol, Protocol::Tcp | Protocol::Udp) {
-        word.fault(
-            format!("`{protocol}` cannot be published"),
-            "only `tcp` and `udp` ports can",
-        );
+        word.fault(format!("`{protocol}` cannot be published"), "only `tcp` and `udp` ports can");
         return None;
     }
     let Some((outer, inner)) = rest.and_then(|rest| rest.split_once(':')) else {
@@ -191,11 +156,7 @@ fn published(word: &Word) -> Option<(Service, Option<u16>)> {
     let inner_at = at + outer.len() + 1;
     let [(low, high)] = ports[..] else {
         let hint = "write one `publish` for each port that is handed on to another";
-        word.fault_in(
-            inner_at,
-            format!("`{}` hands a list of ports on to one", shown(word.text)),
-            hint,
-        );
+        word.fault_in(inner_at, format!("`{}` hands a list of ports on to one", shown(word.text)), hint);
         return None;
     };
     let to = port(word, inner, inner_at)?;
@@ -204,14 +165,7 @@ fn published(word: &Word) -> Option<(Service, Option<u16>)> {
         word.fault_in(inner_at, message, "begin at a lower port");
         return None;
     }
-    Some((
-        Service {
-            protocol,
-            ports,
-            icmp_type: None,
-        },
-        Some(to).filter(|to| *to != low),
-    ))
+    Some((Service { protocol, ports, icmp_type: None }, Some(to).filter(|to| *to != low)))
 }
 
 /// A list of flows, each a string or a table.
@@ -222,31 +176,14 @@ pub fn flows(value: &Value) -> Vec<Flow> {
 fn flow(value: &Value) -> Option<Flow> {
     let place = value.place();
     if !value.is_table() {
-        return Some(Flow {
-            flow: service(&value.word()?)?,
-            from: None,
-            to: None,
-            rate: None,
-            log: false,
-            place,
-        });
+        return Some(Flow { flow: service(&value.word()?)?, from: None, to: None, rate: None, log: false, place });
     }
     let table = value.table(&FLOW, value.what.clone())?;
     let flow = table.required("flow").and_then(|flow| service(&flow.word()?));
     let from = table.value("from").and_then(|from| whom(&from.word()?));
     let to = table.value("to").and_then(|to| whom(&to.word()?));
-    let (rate, log) = (
-        rated(&table),
-        table.value("log").and_then(|log| log.truth()).unwrap_or_default(),
-    );
-    Some(Flow {
-        flow: flow?,
-        from,
-        to,
-        rate,
-        log,
-        place,
-    })
+    let (rate, log) = (rated(&table), table.value("log").and_then(|log| log.truth()).unwrap_or_default());
+    Some(Flow { flow: flow?, from, to, rate, log, place })
 }
 
 /// A list of what is published, each a string or a table.
@@ -258,39 +195,16 @@ fn publish(value: &Value) -> Option<Publish> {
     let place = value.place();
     if !value.is_table() {
         let (flow, to_port) = published(&value.word()?)?;
-        return Some(Publish {
-            flow,
-            to_port,
-            address: None,
-            on: None,
-            from: None,
-            rate: None,
-            log: false,
-            place,
-        });
+        return Some(Publish { flow, to_port, address: None, on: None, from: None, rate: None, log: false, place });
     }
     let table = value.table(&PUBLISH, value.what.clone())?;
     let flow = table.required("flow").and_then(|flow| published(&flow.word()?));
     let from = table.value("from").and_then(|from| whom(&from.word()?));
-    let address = table
-        .value("address")
-        .and_then(|address| host_address(&address.word()?));
+    let address = table.value("address").and_then(|address| host_address(&address.word()?));
     let on = table.value("on").and_then(|on| device(&on.word()?));
-    let (rate, log) = (
-        rated(&table),
-        table.value("log").and_then(|log| log.truth()).unwrap_or_default(),
-    );
+    let (rate, log) = (rated(&table), table.value("log").and_then(|log| log.truth()).unwrap_or_default());
     let (flow, to_port) = flow?;
-    Some(Publish {
-        flow,
-        to_port,
-        address,
-        on,
-        from,
-        rate,
-        log,
-        place,
-    })
+    Some(Publish { flow, to_port, address, on, from, rate, log, place })
 }
 
 /// A table's `rate` and `burst`.
@@ -303,17 +217,11 @@ pub fn rated(table: &Table) -> Option<Rate> {
         return None;
     };
     let burst = match burst {
-        Some(burst) => burst
-            .number(1..=u32::MAX.into())
-            .and_then(|burst| burst.try_into().ok()),
+        Some(burst) => burst.number(1..=u32::MAX.into()).and_then(|burst| burst.try_into().ok()),
         None => Some(BURST),
     };
     let (count, per) = rate(&value.word()?)?;
-    Some(Rate {
-        count,
-        per,
-        burst: burst?,
-    })
+    Some(Rate { count, per, burst: burst? })
 }
 
 /// `10/minute`.
@@ -334,16 +242,10 @@ pub fn rate(word: &Word) -> Option<(u32, Per)> {
         "hour" => Per::Hour,
         "day" => Per::Day,
         _ => {
-            let near = nearest(unit, units).or_else(|| {
-                units
-                    .into_iter()
-                    .find(|known| !unit.is_empty() && known.starts_with(unit))
-            });
+            let near = nearest(unit, units)
+                .or_else(|| units.into_iter().find(|known| !unit.is_empty() && known.starts_with(unit)));
             let hint = format!("write `{number}/{}`", near.unwrap_or("second"));
-            word.fault(
-                format!("the rate `{}` is not per second, minute, hour or day", shown(word.text)),
-                hint,
-            );
+            word.fault(format!("the rate `{}` is not per second, minute, hour or day", shown(word.text)), hint);
             return None;
         }
     };
@@ -361,11 +263,7 @@ pub fn whom(word: &Word) -> Option<Whom> {
 /// `@set`; that there is such a set is asked at the end of the file.
 pub fn set(word: &Word) -> Option<Name> {
     let Some(name) = word.text.strip_prefix('@') else {
-        let hint = if Name::new(word.text).is_some() {
-            word.text
-        } else {
-            "banned"
-        };
+        let hint = if Name::new(word.text).is_some() { word.text } else { "banned" };
         word.fault(
             format!("`{}` is no set", shown(word.text)),
             format!("write `\"@{hint}\"`, the name of a [set.{hint}]"),
@@ -373,19 +271,10 @@ pub fn set(word: &Word) -> Option<Name> {
         return None;
     };
     let Some(name) = Name::new(name) else {
-        word.fault(
-            format!("`{}` is no name of a set", shown(name)),
-            "write `\"@banned\"`, the name of a [set.banned]",
-        );
+        word.fault(format!("`{}` is no name of a set", shown(name)), "write `\"@banned\"`, the name of a [set.banned]");
         return None;
     };
-    word.page.names_set(
-        Said {
-            it: name.clone(),
-            place: word.part(1),
-        },
-        &word.what,
-    );
+    word.page.names_set(Said { it: name.clone(), place: word.part(1) }, &word.what);
     Some(name)
 }
 
@@ -395,10 +284,7 @@ pub fn network(word: &Word) -> Option<IpNetwork> {
     let address: Option<IpAddr> = address.parse().ok();
     let whole = address.map(|address| if address.is_ipv4() { 32 } else { 128 });
     let length = length.map_or(whole, decimal);
-    let Some(network) = address
-        .zip(length)
-        .and_then(|(address, length)| IpNetwork::new(address, length).ok())
-    else {
+    let Some(network) = address.zip(length).and_then(|(address, length)| IpNetwork::new(address, length).ok()) else {
         let hint = "write an address (`192.0.2.1`), a prefix (`192.0.2.0/24`) or a set (`@banned`)";
         word.fault(format!("`{}` is no address", shown(word.text)), hint);
         return None;
@@ -417,17 +303,11 @@ pub fn network(word: &Word) -> Option<IpNetwork> {
 /// A prefix of IPv4 for addresses to be taken from: a pool.
 pub fn pool(word: &Word) -> Option<Ipv4Network> {
     let IpNetwork::V4(pool) = network(word)? else {
-        word.fault(
-            format!("`{}` is not of IPv4", word.text),
-            "a pool is a prefix of IPv4, as `10.1.0.0/16`",
-        );
+        word.fault(format!("`{}` is not of IPv4", word.text), "a pool is a prefix of IPv4, as `10.1.0.0/16`");
         return None;
     };
     if pool.prefix() > 31 {
-        word.fault(
-            format!("`{}` has no room for a /31", word.text),
-            "a pool is a prefix, as `10.1.0.0/16`",
-        );
+        word.fault(format!("`{}` has no room for a /31", word.text), "a pool is a prefix, as `10.1.0.0/16`");
         return None;
     }
     usable(word, pool.network().into()).then_some(pool)
@@ -443,11 +323,7 @@ pub fn subnet(word: &Word) -> Option<Ipv4Network> {
         );
         return None;
     };
-    let aligned = |length| {
-        Ipv4Network::new(address, length)
-            .ok()
-            .map(|n| format!("{}/{length}", n.network()))
-    };
+    let aligned = |length| Ipv4Network::new(address, length).ok().map(|n| format!("{}/{length}", n.network()));
     let right = |length| format!("write `{}`", aligned(length).unwrap_or_default());
     let length = match length.map(decimal) {
         None => {
@@ -456,23 +332,13 @@ pub fn subnet(word: &Word) -> Option<Ipv4Network> {
         }
         Some(Some(length @ (30 | 31))) => length,
         Some(_) => {
-            word.fault(
-                format!("subnet `{}` is neither a /31 nor a /30", shown(word.text)),
-                right(31),
-            );
+            word.fault(format!("subnet `{}` is neither a /31 nor a /30", shown(word.text)), right(31));
             return None;
         }
     };
     let subnet = Ipv4Network::new(address, length).ok()?;
     if subnet.network() != address {
-        word.fault(
-            format!(
-                "subnet `{}` does not begin at a multiple of {}",
-                word.text,
-                subnet.size()
-            ),
-            right(length),
-        );
+        word.fault(format!("subnet `{}` does not begin at a multiple of {}", word.text, subnet.size()), right(length));
         return None;
     }
     usable(word, address.into()).then_some(subnet)
@@ -482,10 +348,7 @@ pub fn subnet(word: &Word) -> Option<Ipv4Network> {
 pub fn subnet6(word: &Word) -> Option<Ipv6Network> {
     let (address, length) = split(word.text);
     let Ok(address) = address.parse::<Ipv6Addr>() else {
-        word.fault(
-            format!("`{}` is no subnet of IPv6", shown(word.text)),
-            "write `fd00:1::/127`",
-        );
+        word.fault(format!("`{}` is no subnet of IPv6", shown(word.text)), "write `fd00:1::/127`");
         return None;
     };
     let subnet = Ipv6Network::new(address, 127).ok()?;
@@ -504,10 +367,7 @@ pub fn subnet6(word: &Word) -> Option<Ipv6Network> {
 /// An address that one host has: no prefix, none of many or none.
 pub fn host_address(word: &Word) -> Option<IpAddr> {
     let Ok(address) = word.text.parse() else {
-        word.fault(
-            format!("`{}` is no address", shown(word.text)),
-            "write one address, as `203.0.113.7`",
-        );
+        word.fault(format!("`{}` is no address", shown(word.text)), "write one address, as `203.0.113.7`");
         return None;
     };
     usable(word, address).then_some(address)
@@ -556,10 +416,7 @@ pub fn device(word: &Word) -> Option<Device> {
             "a device's name has 1 to 15 of letters, digits, `.`, `_` and `-`, and begins with a letter or digit";
         word.fault(format!("`{}` cannot be a device's name", shown(word.text)), hint);
     } else if ["lo", "all", "default"].contains(&word.text) {
-        word.fault(
-            format!("`{}` is a name of the kernel's own", word.text),
-            "take another device name",
-        );
+        word.fault(format!("`{}` is a name of the kernel's own", word.text), "take another device name");
         return None;
     }
     device
@@ -567,27 +424,16 @@ pub fn device(word: &Word) -> Option<Device> {
 
 /// `30s`, `5m`, `1h` or `1d`, in seconds.
 pub fn duration(word: &Word) -> Option<u64> {
-    let unit = word
-        .text
-        .chars()
-        .last()
-        .and_then(|unit| Some((unit, "smhd".find(unit)?)));
+    let unit = word.text.chars().last().and_then(|unit| Some((unit, "smhd".find(unit)?)));
     let seconds = unit.and_then(|(unit, nth)| {
         let number = word.text.strip_suffix(unit)?;
         let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-        number
-            .parse::<u64>()
-            .ok()
-            .filter(|n| digits && *n > 0)?
-            .checked_mul([1, 60, 3600, 86400][nth])
+        number.parse::<u64>().ok().filter(|n| digits && *n > 0)?.checked_mul([1, 60, 3600, 86400][nth])
     });
     // A century: beyond it clocks overflow and nobody waits.
     let seconds = seconds.filter(|seconds| *seconds <= 100 * 366 * 86400);
     if seconds.is_none() {
-        word.fault(
-            format!("`{}` is no duration", shown(word.text)),
-            "write `30s`, `5m`, `1h` or `1d`",
-        );
+        word.fault(format!("`{}` is no duration", shown(word.text)), "write `30s`, `5m`, `1h` or `1d`");
     }
     seconds
 }

@@ -5,13 +5,7 @@ use crate::error::Fault;
 
 fn words(faults: &[Fault]) -> String {
     let word = |f: &Fault| {
-        format!(
-            "{}:{}: {}\n    {}\n",
-            f.place.line,
-            f.place.column,
-            f.message,
-            f.hint.as_deref().unwrap_or("-")
-        )
+        format!("{}:{}: {}\n    {}\n", f.place.line, f.place.column, f.message, f.hint.as_deref().unwrap_or("-"))
     };
     faults.iter().map(word).collect()
 }

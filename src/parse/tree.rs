@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use crate::error::Fault;
 use crate::topology::{Name, Place};
 
-use super::near::{nearest, shown};
+use crate::near::{nearest, shown};
 
 /// A thing the file says, and where.
 #[derive(Clone, Debug)]
@@ -31,15 +31,8 @@ pub struct Page<'t> {
 
 impl<'t> Page<'t> {
     pub fn new(text: &'t str) -> Page<'t> {
-        let starts = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-            .collect();
-        Page {
-            text,
-            starts,
-            faults: RefCell::default(),
-            sets: RefCell::default(),
-        }
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Page { text, starts, faults: RefCell::default(), sets: RefCell::default() }
     }
 
     /// The place of a byte of the text.
@@ -48,18 +41,11 @@ impl<'t> Page<'t> {
         let before = self.text.get(self.starts[line - 1]..offset).unwrap_or_default();
         // A byte order mark is no character that anybody sees.
         let mark = usize::from(line == 1 && before.starts_with('\u{feff}'));
-        Place {
-            line,
-            column: before.chars().count() + 1 - mark,
-        }
+        Place { line, column: before.chars().count() + 1 - mark }
     }
 
     pub fn fault(&self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
-        let fault = Fault {
-            place,
-            message: message.into(),
-            hint: Some(hint.into()),
-        };
+        let fault = Fault { place, message: message.into(), hint: Some(hint.into()) };
         self.faults.borrow_mut().push(fault);
     }
 
@@ -102,10 +88,7 @@ impl Kind {
     }
 
     fn example(&self, key: &str) -> Option<&'static str> {
-        self.keys
-            .iter()
-            .find(|(known, _)| *known == key)
-            .map(|(_, example)| *example)
+        self.keys.iter().find(|(known, _)| *known == key).map(|(_, example)| *example)
     }
 }
 
@@ -130,14 +113,7 @@ impl<'t> Table<'t> {
         place: Place,
         tree: &'t DeTable<'t>,
     ) -> Table<'t> {
-        let mut table = Table {
-            page,
-            kind,
-            what: what.into(),
-            place,
-            tree,
-            meant: Vec::new(),
-        };
+        let mut table = Table { page, kind, what: what.into(), place, tree, meant: Vec::new() };
         for (key, _) in tree.iter().filter(|(key, _)| kind.example(key.get_ref()).is_none()) {
             table.unknown(key.get_ref(), page.place(key.span().start));
         }
@@ -153,10 +129,7 @@ impl<'t> Table<'t> {
                 self.meant.push(near);
                 format!("did you mean `{near}`?")
             }
-            (None, []) => match super::KINDS
-                .iter()
-                .find_map(|kind| Some((kind, nearest(key, kind.names())?)))
-            {
+            (None, []) => match super::KINDS.iter().find_map(|kind| Some((kind, nearest(key, kind.names())?))) {
                 Some((kind, near)) => format!("did you mean `{near}`, which belongs {}?", home(kind)),
                 None => {
                     let known: Vec<_> = self.kind.names().map(|key| format!("`{key}`")).collect();
@@ -212,18 +185,13 @@ impl<'t> Table<'t> {
     }
 
     pub fn fault(&self, message: impl AsRef<str>, hint: impl Into<String>) {
-        self.page
-            .fault(self.place, prefixed(&self.what, message.as_ref()), hint);
+        self.page.fault(self.place, prefixed(&self.what, message.as_ref()), hint);
     }
 }
 
 /// The message with the name of the thing it is about in front.
 fn prefixed(what: &str, message: &str) -> String {
-    if what.is_empty() {
-        message.to_owned()
-    } else {
-        format!("{what}: {message}")
-    }
+    if what.is_empty() { message.to_owned() } else { format!("{what}: {message}") }
 }
 
 /// Where a kind of table's keys belong.
@@ -261,15 +229,11 @@ impl<'t> Value<'t> {
     }
 
     pub fn fault(&self, message: impl AsRef<str>, hint: impl Into<String>) {
-        self.page
-            .fault(self.place(), prefixed(&self.what, message.as_ref()), hint);
+        self.page.fault(self.place(), prefixed(&self.what, message.as_ref()), hint);
     }
 
     pub fn said<T>(&self, it: T) -> Said<T> {
-        Said {
-            it,
-            place: self.place(),
-        }
+        Said { it, place: self.place() }
     }
 
     pub fn is_table(&self) -> bool {
@@ -287,10 +251,7 @@ impl<'t> Value<'t> {
 
     /// The same, said of another thing.
     pub fn called(&self, what: impl Into<Rc<str>>) -> Value<'t> {
-        Value {
-            what: what.into(),
-            ..self.clone()
-        }
+        Value { what: what.into(), ..self.clone() }
     }
 
     /// The string behind a key of a table, before the table is read: what messages call the thing by.
@@ -322,27 +283,18 @@ impl<'t> Value<'t> {
 
     pub fn word(&self) -> Option<Word<'t>> {
         match self.tree.get_ref() {
-            DeValue::String(text) => Some(Word {
-                text,
-                page: self.page,
-                what: self.what.clone(),
-                span: self.tree.span(),
-            }),
+            DeValue::String(text) => {
+                Some(Word { text, page: self.page, what: self.what.clone(), span: self.tree.span() })
+            }
             DeValue::Array(_) | DeValue::Table(_) => self.wrong("a string", None),
-            _ => self.wrong(
-                "a string",
-                Some(format!("put it in quotes: `\"{}\"`", shown(self.raw()))),
-            ),
+            _ => self.wrong("a string", Some(format!("put it in quotes: `\"{}\"`", shown(self.raw())))),
         }
     }
 
     pub fn truth(&self) -> Option<bool> {
         match self.tree.get_ref() {
             DeValue::Boolean(truth) => Some(*truth),
-            _ => self.wrong(
-                "true or false",
-                Some(format!("write `{0} = true` or `{0} = false`", self.key)),
-            ),
+            _ => self.wrong("true or false", Some(format!("write `{0} = true` or `{0} = false`", self.key))),
         }
     }
 
@@ -350,14 +302,9 @@ impl<'t> Value<'t> {
         let DeValue::Integer(number) = self.tree.get_ref() else {
             let digits = self.raw().trim_matches(['"', '\'']);
             let quoted = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            return self.wrong(
-                "a whole number",
-                quoted.then(|| format!("write `{} = {digits}`", self.key)),
-            );
+            return self.wrong("a whole number", quoted.then(|| format!("write `{} = {digits}`", self.key)));
         };
-        let number = u64::from_str_radix(number.as_str(), number.radix())
-            .ok()
-            .filter(|n| range.contains(n));
+        let number = u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|n| range.contains(n));
         if number.is_none() {
             let message = format!("`{}` is out of range: {}", self.key, shown(self.raw()));
             self.fault(message, format!("it may be {} to {}", range.start(), range.end()));
@@ -368,10 +315,7 @@ impl<'t> Value<'t> {
     pub fn list(&self) -> Option<Vec<Value<'t>>> {
         match self.tree.get_ref() {
             DeValue::Array(list) => Some(list.iter().map(|tree| Value { tree, ..self.clone() }).collect()),
-            DeValue::String(_) => self.wrong(
-                "a list",
-                Some(format!("write `{} = [{}]`", self.key, shown(self.raw()))),
-            ),
+            DeValue::String(_) => self.wrong("a list", Some(format!("write `{} = [{}]`", self.key, shown(self.raw())))),
             DeValue::Table(_) => self.wrong("a list", None),
             _ => self.wrong("a list", None),
         }
@@ -397,20 +341,8 @@ impl<'t> Value<'t> {
         let mut entries: Vec<_> = tree.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         let entry = |(key, tree): (&'t Spanned<toml::de::DeString<'t>>, &'t Spanned<DeValue<'t>>)| {
-            let value = Value {
-                tree,
-                at: key.span().start,
-                ..self.clone()
-            };
-            (
-                Word {
-                    text: key.get_ref(),
-                    page: self.page,
-                    what: self.what.clone(),
-                    span: key.span(),
-                },
-                value,
-            )
+            let value = Value { tree, at: key.span().start, ..self.clone() };
+            (Word { text: key.get_ref(), page: self.page, what: self.what.clone(), span: key.span() }, value)
         };
         entries.into_iter().map(entry).collect()
     }
@@ -431,32 +363,21 @@ impl<'t> Word<'t> {
     }
 
     pub fn said<T>(&self, it: T) -> Said<T> {
-        Said {
-            it,
-            place: self.place(),
-        }
+        Said { it, place: self.place() }
     }
 
     /// The place of a part of it, by its offset in the text; the whole word's where escapes have moved it.
     pub fn part(&self, offset: usize) -> Place {
         let raw = self.page.text.get(self.span.clone()).unwrap_or_default();
-        let plain = raw
-            .get(1..raw.len().saturating_sub(1))
-            .is_some_and(|inner| inner == self.text);
-        self.page.place(if plain {
-            self.span.start + 1 + offset
-        } else {
-            self.span.start
-        })
+        let plain = raw.get(1..raw.len().saturating_sub(1)).is_some_and(|inner| inner == self.text);
+        self.page.place(if plain { self.span.start + 1 + offset } else { self.span.start })
     }
 
     pub fn fault(&self, message: impl AsRef<str>, hint: impl Into<String>) {
-        self.page
-            .fault(self.place(), prefixed(&self.what, message.as_ref()), hint);
+        self.page.fault(self.place(), prefixed(&self.what, message.as_ref()), hint);
     }
 
     pub fn fault_in(&self, offset: usize, message: impl AsRef<str>, hint: impl Into<String>) {
-        self.page
-            .fault(self.part(offset), prefixed(&self.what, message.as_ref()), hint);
+        self.page.fault(self.part(offset), prefixed(&self.what, message.as_ref()), hint);
     }
 }

@@ -15,19 +15,10 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let distance = |known: &'a str| {
         let other = plain(known);
         let contains = word.len() >= 4 && other.split('-').count() > 1 && other.ends_with(&format!("-{word}"));
-        (
-            if contains {
-                reach
-            } else {
-                strsim::damerau_levenshtein(&word, &other)
-            },
-            known,
-        )
+        (if contains { reach } else { strsim::damerau_levenshtein(&word, &other) }, known)
     };
     let near = known.into_iter().filter(|known| known.len() <= LONGEST).map(distance);
-    near.filter(|(distance, _)| *distance <= reach)
-        .min()
-        .map(|(_, known)| known)
+    near.filter(|(distance, _)| *distance <= reach).min().map(|(_, known)| known)
 }
 
 /// The hint that goes with a word nobody knows: what it may have meant, else what to do instead.
@@ -42,16 +33,8 @@ pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>, instead: 
 pub fn shown(text: &str) -> String {
     const MOST: usize = 80;
     let escape = |c: char| {
-        if c == '"' || c == '\'' {
-            vec![c]
-        } else {
-            c.escape_debug().collect()
-        }
+        if c == '"' || c == '\'' { vec![c] } else { c.escape_debug().collect() }
     };
     let shown: String = text.chars().take(MOST).flat_map(escape).collect();
-    if text.chars().nth(MOST).is_some() {
-        shown + "…"
-    } else {
-        shown
-    }
+    if text.chars().nth(MOST).is_some() { shown + "…" } else { shown }
 }

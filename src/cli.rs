@@ -1,0 +1,98 @@
+//! The command line: words, help texts, and nothing that acts on them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Where the topology is when nobody says otherwise.
+const TOPOLOGY: &str = "/etc/wire/topology.toml";
+
+/// Wire containers exactly as one file says
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "A TARGET is a module, a node or a wire; where one name is several of these, `module:NAME`, `node:NAME`, \
+                  `wire:NAME` say which.\n\nExit codes: 0 done or in accord, 1 failed, 2 wrong usage or invalid topology, \
+                  3 a difference (plan, audit) or denied (why)."
+)]
+pub struct Cli {
+    /// The topology file
+    #[arg(short, long, global = true, value_name = "FILE", env = "WIRE_TOPOLOGY", default_value = TOPOLOGY)]
+    pub file: PathBuf,
+    /// Print JSON to stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Colour,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// As root, accept a file that belongs to USER
+    #[arg(long, global = true, value_name = "USER")]
+    pub trust_owner: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Read and validate the file, touch nothing; -v says every flow as a sentence
+    Check,
+    /// Write the next free subnet into the file wherever a wire has none
+    Number,
+    /// Show every change `up` would make, with its reason
+    Plan(Targets),
+    /// Make the kernel match the file, by the fewest changes
+    Up {
+        #[command(flatten)]
+        targets: Targets,
+        /// Fail where a wire waits for a node that does not run
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Remove what wire made, and nothing else
+    Down(Targets),
+    /// List live links and every deviation from the file
+    Audit(Targets),
+    /// Say from the file whether A may reach B
+    Why {
+        /// A node, `host` or `outside`
+        #[arg(value_name = "A")]
+        from: String,
+        /// A node, `host` or `outside`; without a port, by any flow
+        #[arg(value_name = "B[:PROTO/PORT]")]
+        to: String,
+    },
+    /// Build the whole topology in throw-away namespaces and audit it there; needs no root and no containers
+    Lab {
+        /// The node that the command runs in
+        #[arg(long = "in", value_name = "NODE", default_value = crate::topology::HOST)]
+        node: String,
+        /// Run this inside and pass on its exit code
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<String>,
+    },
+    /// Print the completions for a shell
+    Completions { shell: Shell },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Args, Debug)]
+pub struct Targets {
+    /// Modules, nodes or wires; everything where none is named
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+}

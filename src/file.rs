@@ -1,0 +1,98 @@
+//! The topology file as text: opened once, its owner checked on what was opened, read whole. What it says is `parse`'s.
+
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::Path;
+
+use nix::unistd::{User, geteuid};
+
+use crate::error::{Context, Error};
+
+/// No topology is larger; whatever is, is something else.
+const LARGEST: u64 = 64 << 20;
+
+/// Reads the file. Whoever may write it decides what root does, so as root it must be root's alone, or a trusted user's.
+pub fn read(path: &Path, trusted: Option<&str>) -> Result<String, Error> {
+    let shown = path.display();
+    // A pipe that nobody writes to must not hang the program before its owner is looked at.
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::invalid(format!("there is no topology file {shown}"))
+            .hint("name one with `-f FILE` or in $WIRE_TOPOLOGY"),
+        _ => Error::invalid(format!("cannot open {shown}: {error}")),
+    })?;
+    let about = file.metadata().context(format!("cannot look at {shown}"))?;
+    if about.is_dir() {
+        return Err(Error::invalid(format!("{shown} is a directory")).hint("name the file in it with `-f FILE`"));
+    }
+    if geteuid().is_root() {
+        owned(path, about.uid(), about.mode(), trusted)?;
+    }
+    if about.is_file() {
+        text(path, file)
+    } else {
+        // Reading a pipe waits for its writer, now that it is known to be the right one's.
+        text(path, File::open(path).context(format!("cannot open {shown}"))?)
+    }
+}
+
+fn text(path: &Path, file: File) -> Result<String, Error> {
+    let shown = path.display();
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes).context(format!("cannot read {shown}"))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(Error::invalid(format!("{shown} is larger than any topology")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
+        Error::invalid(format!("{shown}:{line} is not UTF-8 text"))
+    })
+}
+
+fn owned(path: &Path, owner: u32, mode: u32, trusted: Option<&str>) -> Result<(), Error> {
+    let shown = path.display();
+    let trusted = match trusted {
+        None => None,
+        Some(name) => match User::from_name(name).context(format!("cannot look up user {name}"))? {
+            Some(user) => Some(user.uid.as_raw()),
+            None => return Err(Error::invalid(format!("--trust-owner: there is no user `{name}`"))),
+        },
+    };
+    if owner != 0 && Some(owner) != trusted {
+        let name = User::from_uid(owner.into()).ok().flatten().map_or_else(|| owner.to_string(), |user| user.name);
+        return Err(Error::invalid(format!("{shown} belongs to {name}, who would decide what root does"))
+            .hint(format!("`chown root {shown}`, or `--trust-owner {name}`")));
+    }
+    if mode & 0o022 != 0 {
+        return Err(Error::invalid(format!("{shown} can be written by others, who would decide what root does"))
+            .hint(format!("`chmod go-w {shown}`")));
+    }
+    Ok(())
+}
+
+/// Puts a new text in the place of the file at once, with the owner and mode of the old.
+pub fn replace(path: &Path, text: &str) -> Result<(), Error> {
+    let failed = || format!("cannot write {}", path.display());
+    // A link stays a link: what it leads to is replaced.
+    let path = path.canonicalize().context(failed())?;
+    let about = fs::metadata(&path).context(failed())?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".wire-{}", std::process::id()));
+    let new = path.with_file_name(name);
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        if geteuid().is_root() {
+            fchown(&file, Some(about.uid()), Some(about.gid()))?;
+        }
+        file.set_permissions(Permissions::from_mode(about.mode() & 0o7777))?;
+        file.sync_all()?;
+        fs::rename(&new, &path)
+    };
+    let written = write();
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written.context(failed())
+}

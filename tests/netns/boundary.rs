@@ -25,11 +25,7 @@ fn a_file_of_others_is_refused() {
         for command in ["up", "plan", "audit", "down"] {
             let output = host.wire(&[args, &[command]].concat());
             assert!([1, 2].contains(&output.code), "{command}: {output:?}");
-            assert!(
-                output.stderr.contains(hint) && output.stderr.contains(TOPOLOGY),
-                "{command}: {}",
-                output.stderr
-            );
+            assert!(output.stderr.contains(hint) && output.stderr.contains(TOPOLOGY), "{command}: {}", output.stderr);
         }
         host.dump().expect(&pristine, "a refused file");
     };
@@ -74,14 +70,8 @@ fn planted_locks_are_refused() {
         ("ln -s /run/nowhere /run/wire", "/run/wire"),
         ("touch /run/wire", "/run/wire"),
         ("mkfifo /run/wire", "/run/wire"),
-        (
-            "mkdir -m 700 /run/wire; echo secret >/run/victim; ln -s /run/victim /run/wire/lock",
-            "/run/wire/lock",
-        ),
-        (
-            "mkdir -m 700 /run/wire; ln -s /run/nowhere /run/wire/lock",
-            "/run/wire/lock",
-        ),
+        ("mkdir -m 700 /run/wire; echo secret >/run/victim; ln -s /run/victim /run/wire/lock", "/run/wire/lock"),
+        ("mkdir -m 700 /run/wire; ln -s /run/nowhere /run/wire/lock", "/run/wire/lock"),
         ("mkdir -m 700 /run/wire; mkfifo /run/wire/lock", "/run/wire/lock"),
         ("mkdir -m 700 /run/wire /run/wire/lock", "/run/wire/lock"),
         ("mkdir -m 777 /run/wire", "/run/wire"),
@@ -136,20 +126,12 @@ fn what_is_kept_is_roots_alone() {
 fn missing_capabilities_are_named() {
     let host = small().host();
     let before = host.dump();
-    for (drop, name) in [
-        ("-net_admin", "CAP_NET_ADMIN"),
-        ("-sys_admin", "CAP_SYS_ADMIN"),
-        ("-all", "CAP_NET_ADMIN"),
-    ] {
+    for (drop, name) in [("-net_admin", "CAP_NET_ADMIN"), ("-sys_admin", "CAP_SYS_ADMIN"), ("-all", "CAP_NET_ADMIN")] {
         for command in ["up", "down"] {
             let drop = ["setpriv", &format!("--bounding-set={drop}"), "--inh-caps=-all"];
             let output = host.wire_under(&drop, &[command]).expect(1);
             assert!(output.stderr.contains(name), "{drop:?}: {}", output.stderr);
-            assert!(
-                output.stderr.contains("setcap") || output.stderr.contains("doas"),
-                "{}",
-                output.stderr
-            );
+            assert!(output.stderr.contains("setcap") || output.stderr.contains("doas"), "{}", output.stderr);
         }
         host.dump().expect(&before, name);
     }
@@ -159,37 +141,22 @@ fn missing_capabilities_are_named() {
 #[test]
 fn a_wrong_file_changes_nothing() {
     let world = small();
-    let wrong = world
-        .topology
-        .replace("\"tcp/80\"", "\"tcp/99999\"")
-        .replace("zone = ", "zome = ");
+    let wrong = world.topology.replace("\"tcp/80\"", "\"tcp/99999\"").replace("zone = ", "zome = ");
     let holes = world.topology.replace(" subnet = \"172.16.1.0/31\",", "");
     let (host, _) = world.up();
-    for (fault, text) in [
-        ("wrong", &*wrong),
-        ("empty", ""),
-        ("no TOML", "wire = ["),
-        ("holes", &holes),
-    ] {
+    for (fault, text) in [("wrong", &*wrong), ("empty", ""), ("no TOML", "wire = ["), ("holes", &holes)] {
         host.topology(text);
         let before = host.dump();
         for command in ["plan", "up", "down", "audit"] {
             let output = host.wire(&[command]).expect(2);
-            assert!(
-                output.stderr.contains(TOPOLOGY),
-                "{fault}: {command}: {}",
-                output.stderr
-            );
+            assert!(output.stderr.contains(TOPOLOGY), "{fault}: {command}: {}", output.stderr);
             assert!(output.stdout.is_empty(), "{fault}: {command}: {}", output.stdout);
         }
         host.dump().expect(&before, fault);
     }
     host.topology(&wrong);
     let told = host.wire(&["up"]).expect(2).stderr;
-    assert!(
-        told.contains("99999") && told.contains("zome") && told.contains("zone"),
-        "{told}"
-    );
+    assert!(told.contains("99999") && told.contains("zome") && told.contains("zone"), "{told}");
     host.topology(&holes);
     assert!(host.wire(&["up"]).expect(2).stderr.contains("wire number"));
 }
@@ -200,11 +167,7 @@ fn without_any_namespace_all_wires_wait() {
     let host = Host::with(&[], &small().topology);
     host.sh("ip netns del lan; rmdir /run/netns");
     let up = host.wire(&["--json", "up"]).expect(0).json();
-    assert_eq!(
-        up["waiting"].as_array().expect("a list").len(),
-        5,
-        "one for each node that does not run: {up}"
-    );
+    assert_eq!(up["waiting"].as_array().expect("a list").len(), 5, "one for each node that does not run: {up}");
 }
 
 /// A leftover of a dead namespace, a file at its place that is none, is no node that runs, and said so.
@@ -232,7 +195,6 @@ fn an_empty_environment_is_enough() {
     assert_eq!(run.stderr, "");
     world.observe(&host);
     host.sh("mkdir /run/trap; for name in ip nft podman sysctl; do printf '#!/bin/sh\\ntouch /run/sprung\\n' >/run/trap/$name; chmod +x /run/trap/$name; done");
-    host.run("host", &["env", "PATH=/run/trap", WIRE, "-f", TOPOLOGY, "down"])
-        .expect(0);
+    host.run("host", &["env", "PATH=/run/trap", WIRE, "-f", TOPOLOGY, "down"]).expect(0);
     assert!(!host.path("/run/sprung").exists(), "wire ran a program of the path");
 }

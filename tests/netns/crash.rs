@@ -10,28 +10,11 @@ const RECEIVES: &str = "recvfrom,recvmsg,recvmmsg";
 /// How often a command does one of these calls, at most in any one of its threads, since `strace` counts by thread.
 fn count(host: &Host, calls: &str, command: &[&str]) -> usize {
     let trace = format!("trace={calls}");
-    host.wire_under(
-        &[
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/run/trace",
-            "-e",
-            &trace,
-            "-e",
-            "signal=none",
-        ],
-        command,
-    )
-    .expect(0);
+    host.wire_under(&["strace", "-f", "-qq", "-o", "/run/trace", "-e", &trace, "-e", "signal=none"], command).expect(0);
     let trace = host.sh("cat /run/trace");
     let mut calls = std::collections::BTreeMap::new();
     for call in trace.lines().filter(|line| !line.contains("resumed>")) {
-        let thread = call
-            .split_whitespace()
-            .next()
-            .expect("strace -f -o begins lines with the thread");
+        let thread = call.split_whitespace().next().expect("strace -f -o begins lines with the thread");
         *calls.entry(thread).or_insert(0) += 1;
     }
     let most = calls.into_values().max().unwrap_or(0);
@@ -42,19 +25,7 @@ fn count(host: &Host, calls: &str, command: &[&str]) -> usize {
 /// Runs a command that meets a fault at the n-th of these calls. Returns its exit code.
 fn with_fault(host: &Host, calls: &str, fault: &str, n: usize, command: &[&str]) -> i32 {
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{fault}:when={n}"));
-    let strace = [
-        "strace",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        &trace,
-        "-e",
-        "signal=none",
-        "-e",
-        &inject,
-    ];
+    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", "signal=none", "-e", &inject];
     host.wire_under(&strace, command).code
 }
 
@@ -111,67 +82,27 @@ fn wired(host: &Host) {
 /// SIGKILL at every send of an `up` of the whole house: the next `up` finishes, and `down` after it leaves nothing.
 #[test]
 fn up_killed_at_every_send() {
-    every_fault(
-        &pluto(),
-        &Run {
-            command: &["up"],
-            start: &pristine,
-        },
-        SENDS,
-        &[KILL],
-    );
+    every_fault(&pluto(), &Run { command: &["up"], start: &pristine }, SENDS, &[KILL]);
 }
 
 /// ENOBUFS and EPERM at every send of an `up` of the whole house.
 #[test]
 fn up_refused_at_every_send() {
-    every_fault(
-        &pluto(),
-        &Run {
-            command: &["up"],
-            start: &pristine,
-        },
-        SENDS,
-        &[NO_BUFFERS, REFUSED],
-    );
+    every_fault(&pluto(), &Run { command: &["up"], start: &pristine }, SENDS, &[NO_BUFFERS, REFUSED]);
 }
 
 /// ENOBUFS at every receive of an `up`: an answer that got lost is not taken for a good one.
 #[test]
 fn up_deaf_at_every_receive() {
-    every_fault(
-        &small(),
-        &Run {
-            command: &["up"],
-            start: &pristine,
-        },
-        RECEIVES,
-        &[NO_BUFFERS, KILL],
-    );
+    every_fault(&small(), &Run { command: &["up"], start: &pristine }, RECEIVES, &[NO_BUFFERS, KILL]);
 }
 
 /// The same for `down`, which claims success only when everything has gone.
 #[test]
 fn down_disturbed_at_every_call() {
     let world = small();
-    every_fault(
-        &world,
-        &Run {
-            command: &["down"],
-            start: &wired,
-        },
-        SENDS,
-        &[KILL, NO_BUFFERS, REFUSED],
-    );
-    every_fault(
-        &world,
-        &Run {
-            command: &["down"],
-            start: &wired,
-        },
-        RECEIVES,
-        &[NO_BUFFERS],
-    );
+    every_fault(&world, &Run { command: &["down"], start: &wired }, SENDS, &[KILL, NO_BUFFERS, REFUSED]);
+    every_fault(&world, &Run { command: &["down"], start: &wired }, RECEIVES, &[NO_BUFFERS]);
 }
 
 /// The same for a repair of many things at once.
@@ -186,15 +117,7 @@ fn a_repair_disturbed_at_every_send() {
                  ip -n shop address flush dev shop-web-database
                  echo 1 >/proc/sys/net/ipv4/conf/host-edge/forwarding");
     };
-    every_fault(
-        &small(),
-        &Run {
-            command: &["up"],
-            start: &broken,
-        },
-        SENDS,
-        &[KILL, NO_BUFFERS, REFUSED],
-    );
+    every_fault(&small(), &Run { command: &["up"], start: &broken }, SENDS, &[KILL, NO_BUFFERS, REFUSED]);
 }
 
 /// A refusal is told with the wire, the node and the kernel's word for it.
@@ -207,31 +130,15 @@ fn a_refusal_is_told() {
     for n in 1..=sends {
         host.wire(&["down"]).expect(0);
         let inject = format!("inject={SENDS}:error=ENOBUFS:when={n}");
-        let strace = [
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "signal=none",
-            "-e",
-            &inject,
-        ];
+        let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "signal=none", "-e", &inject];
         let output = host.wire_under(&strace, &["up"]);
         if output.code == 0 {
             continue;
         }
         told += 1;
         assert!(output.stderr.contains("error: "), "at send {n}: {}", output.stderr);
-        let named = ["host", "edge", "web", "shop", "vault"]
-            .iter()
-            .any(|node| output.stderr.contains(node));
-        assert!(
-            named && output.stderr.to_lowercase().contains("buffer space"),
-            "at send {n}: {}",
-            output.stderr
-        );
+        let named = ["host", "edge", "web", "shop", "vault"].iter().any(|node| output.stderr.contains(node));
+        assert!(named && output.stderr.to_lowercase().contains("buffer space"), "at send {n}: {}", output.stderr);
     }
     assert!(told > 0);
 }

@@ -101,24 +101,12 @@ fn the_host_gains_one_link_and_one_route_per_host_wire() {
         wired.only(own).expect(&before.only(own), "the host's own");
         let gained = |kind: &str| {
             let start = format!("host {kind} ");
-            wired
-                .0
-                .difference(&before.0)
-                .filter(|fact| fact.starts_with(&start))
-                .cloned()
-                .collect::<Vec<_>>()
+            wired.0.difference(&before.0).filter(|fact| fact.starts_with(&start)).cloned().collect::<Vec<_>>()
         };
         assert_eq!(gained("link").len(), 2);
         assert_eq!(gained("address").len(), 2, "{:#?}", gained("address"));
         let routes = gained("route");
-        assert_eq!(
-            routes
-                .iter()
-                .filter(|route| route.contains("\"table\":\"main\""))
-                .count(),
-            2,
-            "{routes:#?}"
-        );
+        assert_eq!(routes.iter().filter(|route| route.contains("\"table\":\"main\"")).count(), 2, "{routes:#?}");
     }
 }
 
@@ -128,10 +116,7 @@ fn down_takes_what_a_target_names() {
     let world = small();
     for (target, left) in [
         ("web", &["host-edge", "edge-shop-and-its-till"][..]),
-        (
-            "wire:edge-web",
-            &["host-edge", "edge-shop-and-its-till", "shop-web-database"],
-        ),
+        ("wire:edge-web", &["host-edge", "edge-shop-and-its-till", "shop-web-database"]),
         ("gates", &["shop-web-database"]),
         ("shops", &["host-edge"]),
         ("host", &["edge-web", "edge-shop-and-its-till", "shop-web-database"]),
@@ -143,11 +128,7 @@ fn down_takes_what_a_target_names() {
         other.wire(&[&["up"], left].concat()).expect(0);
         host.dump().expect(&other.dump(), target);
         for ((node, wire), index) in before.into_iter().filter(|((_, wire), _)| left.contains(wire)) {
-            assert_eq!(
-                host.link(node, wire)["ifindex"],
-                index,
-                "{wire} at {node} was left alone"
-            );
+            assert_eq!(host.link(node, wire)["ifindex"], index, "{wire} at {node} was left alone");
         }
     }
 }
@@ -195,14 +176,7 @@ fn down_of_a_broken_world() {
 fn down_keeps_what_somebody_changed_meanwhile() {
     let world = small();
     let host = world.host();
-    set(
-        &world,
-        &host,
-        &[
-            ("ipv4/conf/all/accept_redirects", "0"),
-            ("ipv4/conf/all/route_localnet", "1"),
-        ],
-    );
+    set(&world, &host, &[("ipv4/conf/all/accept_redirects", "0"), ("ipv4/conf/all/route_localnet", "1")]);
     host.wire(&["up"]).expect(0);
     host.set_sysctl("edge", "ipv4/conf/all/accept_redirects", "1");
     host.wire(&["down"]).expect(0);
@@ -225,7 +199,5 @@ fn down_forgets_a_node_that_was_restarted() {
     let pristine = host.dump().only(|fact| fact.starts_with("edge "));
     host.wire(&["up"]).expect(0);
     host.wire(&["down"]).expect(0);
-    host.dump()
-        .only(|fact| fact.starts_with("edge "))
-        .expect(&pristine, "the new edge");
+    host.dump().only(|fact| fact.starts_with("edge ")).expect(&pristine, "the new edge");
 }

@@ -43,7 +43,7 @@ ip netns add lan
 for at in '' '--net=/run/netns/lan'; do
   nsenter $at sh -c 'for f in all default; do echo 0 >/proc/sys/net/ipv6/conf/$f/accept_dad; done'
 done
-ip link add eth0 type veth peer name eth0 netns lan
+ip link add eth0 address 02:00:00:00:00:01 type veth peer name eth0 netns lan address 02:00:00:00:00:02
 ip address add 192.0.2.2/24 dev eth0
 ip -n lan address add 192.0.2.1/24 dev eth0
 ip -n lan link set eth0 up
@@ -80,26 +80,15 @@ pub struct Output {
 impl Output {
     fn new(status: ExitStatus, stdout: Vec<u8>, stderr: Vec<u8>) -> Output {
         use std::os::unix::process::ExitStatusExt;
-        let code = status
-            .code()
-            .or(status.signal().map(|signal| 128 + signal))
-            .expect("an ended program has one");
+        let code = status.code().or(status.signal().map(|signal| 128 + signal)).expect("an ended program has one");
         let text = |bytes| String::from_utf8(bytes).expect("programs write UTF-8");
-        Output {
-            code,
-            stdout: text(stdout),
-            stderr: text(stderr),
-        }
+        Output { code, stdout: text(stdout), stderr: text(stderr) }
     }
 
     /// Fails the test with everything the program said unless it ended with this code.
     #[track_caller]
     pub fn expect(self, code: i32) -> Output {
-        assert_eq!(
-            self.code, code,
-            "exit code\n--- stdout\n{}\n--- stderr\n{}",
-            self.stdout, self.stderr
-        );
+        assert_eq!(self.code, code, "exit code\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
         self
     }
 
@@ -107,10 +96,7 @@ impl Output {
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
-            panic!(
-                "not JSON: {error}\n--- stdout\n{}\n--- stderr\n{}",
-                self.stdout, self.stderr
-            )
+            panic!("not JSON: {error}\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr)
         })
     }
 }
@@ -136,12 +122,7 @@ impl Host {
     /// A host with an uplink and nothing else.
     pub fn new() -> Host {
         programs();
-        let mut user = Running(spawn(Command::new("unshare").args([
-            "-U",
-            "sh",
-            "-c",
-            "echo ready; exec cat",
-        ])));
+        let mut user = Running(spawn(Command::new("unshare").args(["-U", "sh", "-c", "echo ready; exec cat"])));
         ready(&mut user, USER_NAMESPACES);
         map_users(user.0.id());
 
@@ -149,11 +130,7 @@ impl Host {
         command.args(["unshare", "-n", "-m", "--propagation", "private", "sh", "-c", SETUP]);
         let mut keeper = Running(spawn(&mut command));
         ready(&mut keeper, USER_NAMESPACES);
-        let host = Host {
-            pid: keeper.0.id(),
-            _keeper: keeper,
-            fences: AtomicU32::new(0),
-        };
+        let host = Host { pid: keeper.0.id(), _keeper: keeper, fences: AtomicU32::new(0) };
         host.write("/run/observe", OBSERVE);
         host
     }
@@ -168,10 +145,7 @@ impl Host {
 
     /// Makes named namespaces.
     pub fn netns(&self, names: &[&str]) {
-        self.sh(&format!(
-            "set -e; for name in {}; do ip netns add $name; done",
-            names.join(" ")
-        ));
+        self.sh(&format!("set -e; for name in {}; do ip netns add $name; done", names.join(" ")));
     }
 
     /// Writes the topology file that `wire` reads.
@@ -208,13 +182,7 @@ impl Host {
     pub fn start(&self, node: &str, argv: &[&str]) -> Running {
         let argv = [&["setpriv", "--pdeathsig", "KILL"], argv].concat();
         let mut command = self.command(node, &argv);
-        Running(
-            command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .expect("nsenter starts"),
-        )
+        Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("nsenter starts"))
     }
 
     /// Keeps a node's present namespace alive, as a process in it would, as long as the value.
@@ -247,11 +215,7 @@ impl Host {
     #[track_caller]
     pub fn ip(&self, node: &str, args: &[&str]) -> Value {
         let output = self.run(node, &[&["ip", "-j", "-d"], args].concat()).expect(0);
-        if output.stdout.trim().is_empty() {
-            json!([])
-        } else {
-            output.json()
-        }
+        if output.stdout.trim().is_empty() { json!([]) } else { output.json() }
     }
 
     /// One link, with its addresses.
@@ -267,8 +231,7 @@ impl Host {
     }
 
     pub fn set_sysctl(&self, node: &str, key: &str, value: &str) {
-        self.run(node, &["sh", "-c", &format!("echo {value} >/proc/sys/net/{key}")])
-            .expect(0);
+        self.run(node, &["sh", "-c", &format!("echo {value} >/proc/sys/net/{key}")]).expect(0);
     }
 
     /// Whether an echo request from a node is answered.
@@ -279,12 +242,7 @@ impl Host {
     /// The names of the links at a node, in order.
     pub fn links(&self, node: &str) -> Vec<String> {
         let links = self.ip(node, &["link", "show"]);
-        links
-            .as_array()
-            .expect("a list")
-            .iter()
-            .map(|link| text(&link["ifname"]))
-            .collect()
+        links.as_array().expect("a list").iter().map(|link| text(&link["ifname"])).collect()
     }
 
     /// Everything that the host and every named namespace hold, once no link is between two states.
@@ -302,8 +260,7 @@ impl Host {
 
     /// The dump of some nodes alone.
     pub fn dump_nodes(&self, nodes: &[&str]) -> Dump {
-        self.dump()
-            .only(|fact| nodes.contains(&fact.split(' ').next().expect("a node")))
+        self.dump().only(|fact| nodes.contains(&fact.split(' ').next().expect("a node")))
     }
 
     /// Watches the links, addresses, routes, rules and settings of a node from now on.
@@ -312,18 +269,8 @@ impl Host {
         let mut running = self.start(node, &argv);
         let output = BufReader::new(running.0.stdout.take().expect("a pipe"));
         let (send, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            output
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| send.send(line))
-        });
-        let monitor = Monitor {
-            host: self,
-            node: node.to_owned(),
-            lines,
-            _running: running,
-        };
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        let monitor = Monitor { host: self, node: node.to_owned(), lines, _running: running };
         let start = Instant::now();
         while monitor.fence(Duration::from_millis(100)).is_none() {
             assert!(start.elapsed() < DEADLINE, "`ip monitor` at {node} shows nothing");
@@ -347,44 +294,28 @@ fn programs() {
     let missing = MISSING.get_or_init(|| {
         let found = |name: &str| PATH.split(':').any(|dir| PathBuf::from(dir).join(name).exists());
         let missing = PROGRAMS.iter().filter(|(program, _)| !found(program));
-        missing
-            .map(|(program, package)| format!("`{program}` of the package {package}"))
-            .collect()
+        missing.map(|(program, package)| format!("`{program}` of the package {package}")).collect()
     });
-    assert!(
-        missing.is_empty(),
-        "these tests need {} (`scripts/test --install` installs it)",
-        missing.join(", ")
-    );
+    assert!(missing.is_empty(), "these tests need {} (`scripts/test --install` installs it)", missing.join(", "));
 }
 
 /// A command in namespaces of a process, with an empty environment but for the path.
 fn enter(pid: u32, namespaces: &[&str]) -> Command {
     let mut command = Command::new("nsenter");
-    command
-        .arg("--preserve-credentials")
-        .args(namespaces)
-        .args(["-t", &pid.to_string(), "--"]);
+    command.arg("--preserve-credentials").args(namespaces).args(["-t", &pid.to_string(), "--"]);
     command.env_clear().env("PATH", PATH).env("LC_ALL", "C");
     command
 }
 
 fn spawn(command: &mut Command) -> Child {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("util-linux is there")
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("util-linux is there")
 }
 
 /// Waits until a child has said `ready`.
 #[track_caller]
 fn ready(child: &mut Running, otherwise: &str) {
     let mut line = String::new();
-    BufReader::new(child.0.stdout.as_mut().expect("a pipe"))
-        .read_line(&mut line)
-        .expect("a line");
+    BufReader::new(child.0.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
     if line != "ready\n" {
         let mut stderr = String::new();
         child.0.stderr.as_mut().map(|pipe| pipe.read_to_string(&mut stderr));
@@ -431,8 +362,7 @@ impl Monitor<'_> {
     /// What happened since the last call (or the start).
     #[track_caller]
     pub fn events(&self) -> Vec<String> {
-        self.fence(DEADLINE)
-            .unwrap_or_else(|| panic!("`ip monitor` at {} went silent", self.node))
+        self.fence(DEADLINE).unwrap_or_else(|| panic!("`ip monitor` at {} went silent", self.node))
     }
 
     fn fence(&self, patience: Duration) -> Option<Vec<String>> {
@@ -443,10 +373,7 @@ impl Monitor<'_> {
         let end = Instant::now() + patience;
         let mut events = Vec::new();
         loop {
-            let line = self
-                .lines
-                .recv_timeout(end.saturating_duration_since(Instant::now()))
-                .ok()?;
+            let line = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())).ok()?;
             let line = line.trim_end();
             match line.strip_prefix("Deleted blackhole") {
                 Some(rest) if fence.ends_with(rest.trim()) => return Some(events),
@@ -476,9 +403,7 @@ impl Dump {
         let mut facts = BTreeSet::new();
         for part in raw.split('\u{1}').skip(1) {
             let (node, part) = part.split_once('\n').expect("a name");
-            let [kernel, settings, rules] = part.split("\u{2}\n").collect::<Vec<_>>()[..] else {
-                panic!("{part}")
-            };
+            let [kernel, settings, rules] = part.split("\u{2}\n").collect::<Vec<_>>()[..] else { panic!("{part}") };
             let mut lists = serde_json::Deserializer::from_str(kernel).into_iter::<Value>();
             let mut next = || match lists.next().expect("one list a command").expect("JSON") {
                 Value::Array(list) => list,
@@ -493,10 +418,7 @@ impl Dump {
                     strip(&mut address, &["valid_life_time", "preferred_life_time"]);
                     facts.insert(format!("{node} address {name} {address}"));
                 }
-                strip(
-                    &mut link,
-                    &["ifindex", "link_index", "link_netnsid", "operstate", "addr_info"],
-                );
+                strip(&mut link, &["ifindex", "link_index", "link_netnsid", "operstate", "addr_info"]);
                 keep(&mut link["flags"], |flag| !matches!(flag, "NO-CARRIER" | "RUNNING"));
                 facts.insert(format!("{node} link {link}"));
             }
@@ -535,11 +457,7 @@ impl fmt::Display for Dump {
 
 /// Whether the kernel's link watch has caught up with the carrier: until then flags, routes and addresses may still change.
 fn at_rest(link: &Value) -> bool {
-    let has = |flag: &str| {
-        link["flags"]
-            .as_array()
-            .is_some_and(|flags| flags.iter().any(|f| f == flag))
-    };
+    let has = |flag: &str| link["flags"].as_array().is_some_and(|flags| flags.iter().any(|f| f == flag));
     match (has("UP"), has("LOWER_UP"), link["operstate"].as_str()) {
         (false, ..) => true,
         (true, true, state) => matches!(state, Some("UP" | "UNKNOWN")),
@@ -553,9 +471,7 @@ fn ruleset(json: &str) -> impl Iterator<Item = String> {
     let mut places = BTreeMap::new();
     let mut facts = Vec::new();
     for object in rules.objects.into_owned() {
-        let NfObject::ListObject(mut object) = object else {
-            panic!("a listing holds no commands")
-        };
+        let NfObject::ListObject(mut object) = object else { panic!("a listing holds no commands") };
         match &mut object {
             NfListObject::MetainfoObject(_) => continue,
             NfListObject::Table(table) => table.handle = None,
@@ -564,17 +480,12 @@ fn ruleset(json: &str) -> impl Iterator<Item = String> {
             NfListObject::Map(map) => map.handle = None,
             NfListObject::Counter(counter) => (counter.handle, counter.packets, counter.bytes) = (None, None, None),
             NfListObject::Rule(rule) => {
-                let place = places
-                    .entry(format!("{:?} {} {}", rule.family, rule.table, rule.chain))
-                    .or_insert(0);
+                let place = places.entry(format!("{:?} {} {}", rule.family, rule.table, rule.chain)).or_insert(0);
                 (rule.handle, rule.index) = (None, Some(*place));
                 *place += 1;
                 for statement in rule.expr.to_mut() {
                     if let Statement::Counter(Counter::Anonymous(Some(count))) = statement {
-                        *count = AnonymousCounter {
-                            packets: None,
-                            bytes: None,
-                        };
+                        *count = AnonymousCounter { packets: None, bytes: None };
                     }
                 }
             }
@@ -588,10 +499,7 @@ fn ruleset(json: &str) -> impl Iterator<Item = String> {
 /// The text of a JSON string.
 #[track_caller]
 pub fn text(value: &Value) -> String {
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("not a text: {value}"))
-        .to_owned()
+    value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
 }
 
 fn strip(value: &mut Value, keys: &[&str]) {
@@ -600,7 +508,5 @@ fn strip(value: &mut Value, keys: &[&str]) {
 }
 
 fn keep(list: &mut Value, wanted: impl Fn(&str) -> bool) {
-    list.as_array_mut()
-        .expect("a list")
-        .retain(|word| word.as_str().is_some_and(&wanted));
+    list.as_array_mut().expect("a list").retain(|word| word.as_str().is_some_and(&wanted));
 }

@@ -12,10 +12,7 @@ fn ipv6_answers_at_once() {
         host.wire(&["up"]).expect(0);
         assert!(host.ping("shop", "fd00:254::1"));
         let addresses = host.link("shop", "shop-web-database")["addr_info"].to_string();
-        assert!(
-            !addresses.contains("tentative") && !addresses.contains("dadfailed"),
-            "{addresses}"
-        );
+        assert!(!addresses.contains("tentative") && !addresses.contains("dadfailed"), "{addresses}");
     }
 }
 
@@ -24,10 +21,7 @@ fn ipv6_answers_at_once() {
 #[test]
 fn without_subnet6_there_is_no_ipv6_for_a_moment() {
     let world = small();
-    let host = Host::with(
-        &world.nodes,
-        &world.topology.replace(" subnet6 = \"fd00:254::/127\",", ""),
-    );
+    let host = Host::with(&world.nodes, &world.topology.replace(" subnet6 = \"fd00:254::/127\",", ""));
     for node in ["edge", "web", "shop"] {
         host.set_sysctl(node, "ipv6/conf/all/disable_ipv6", "0");
         host.set_sysctl(node, "ipv6/conf/default/disable_ipv6", "0");

@@ -52,33 +52,12 @@ fn a_command_runs_inside_a_lab() {
     for code in [0, 1, 3, 42] {
         host.wire(&["lab", "sh", "-c", &format!("exit {code}")]).expect(code);
     }
-    let out = host
-        .wire(&["lab", "ip", "-br", "link", "show", "dev", "host-edge"])
-        .expect(0);
+    let out = host.wire(&["lab", "ip", "-br", "link", "show", "dev", "host-edge"]).expect(0);
     assert!(out.stdout.contains("host-edge"), "{}", out.stdout);
-    let out = host
-        .wire(&["lab", "--in", "web", "ip", "-br", "address", "show", "dev", "eth0"])
-        .expect(0);
+    let out = host.wire(&["lab", "--in", "web", "ip", "-br", "address", "show", "dev", "eth0"]).expect(0);
     assert!(out.stdout.contains("172.16.1.1/31"), "{}", out.stdout);
-    host.wire(&[
-        "lab",
-        "--in",
-        "web",
-        "busybox",
-        "ping",
-        "-c",
-        "1",
-        "-w",
-        "2",
-        "172.16.1.0",
-    ])
-    .expect(0);
-    assert!(
-        host.wire(&["lab", "--in", "nobody", "true"])
-            .expect(2)
-            .stderr
-            .contains("nobody")
-    );
+    host.wire(&["lab", "--in", "web", "busybox", "ping", "-c", "1", "-w", "2", "172.16.1.0"]).expect(0);
+    assert!(host.wire(&["lab", "--in", "nobody", "true"]).expect(2).stderr.contains("nobody"));
     assert_eq!(host.wire(&["lab", "sh", "-c", "kill -TERM $$"]).code, 143);
     assert_ne!(host.wire(&["lab", "no-such-program"]).code, 0);
     assert_eq!(traces(&host), before);
@@ -91,18 +70,7 @@ fn a_killed_lab_leaves_nothing() {
     let before = traces(&host);
     let output = host.run(
         "host",
-        &[
-            "timeout",
-            "-s",
-            "KILL",
-            "1",
-            crate::host::WIRE,
-            "-f",
-            crate::host::TOPOLOGY,
-            "lab",
-            "cat",
-            "/dev/zero",
-        ],
+        &["timeout", "-s", "KILL", "1", crate::host::WIRE, "-f", crate::host::TOPOLOGY, "lab", "cat", "/dev/zero"],
     );
     assert_ne!(output.code, 0);
     assert_eq!(traces(&host), before);

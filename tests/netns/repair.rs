@@ -29,14 +29,7 @@ struct Break {
 }
 
 fn by(script: impl Into<String>, node: &'static str, wire: &'static str, kind: &'static str, mend: Mend) -> Break {
-    Break {
-        by: script.into(),
-        node,
-        wire,
-        kind,
-        mend,
-        tidy: "",
-    }
+    Break { by: script.into(), node, wire, kind, mend, tidy: "" }
 }
 
 /// Breaks a small world in each of the ways, and proves for each: `audit` exits 3 and names node, wire and kind, in JSON and
@@ -53,12 +46,7 @@ fn each_is_named_and_mended(breaks: &[Break]) {
             host = world.up().0;
         }
     }
-    assert!(
-        failed.is_empty(),
-        "{} of {} ways of breaking: {failed:#?}",
-        failed.len(),
-        breaks.len()
-    );
+    assert!(failed.is_empty(), "{} of {} ways of breaking: {failed:#?}", failed.len(), breaks.len());
 }
 
 fn is_named_and_mended(world: &World, host: &Host, wired: &Dump, case: &Break) {
@@ -75,19 +63,13 @@ fn is_named_and_mended(world: &World, host: &Host, wired: &Dump, case: &Break) {
 
     let plan = host.wire(&["--json", "plan"]).expect(3).json();
     let changes = plan["changes"].as_array().expect("changes");
-    assert!(
-        changes.iter().all(|change| !text(&change["reason"]).is_empty()),
-        "each change has a reason: {plan}"
-    );
+    assert!(changes.iter().all(|change| !text(&change["reason"]).is_empty()), "each change has a reason: {plan}");
     let broken: &[&str] = match &case.mend {
         InPlace => &[case.wire],
         Remade(wires) => wires,
     };
     let about = |change: &Value| broken.iter().any(|wire| change.to_string().contains(wire));
-    assert!(
-        case.wire.is_empty() || changes.iter().any(about),
-        "the plan is about {broken:?}: {plan}"
-    );
+    assert!(case.wire.is_empty() || changes.iter().any(about), "the plan is about {broken:?}: {plan}");
 
     let up = host.wire(&["--json", "up"]).expect(0).json();
     assert_eq!(up["failed"], json!([]), "{up}");
@@ -112,12 +94,8 @@ fn is_named_and_mended(world: &World, host: &Host, wired: &Dump, case: &Break) {
 pub fn deviation(audit: &Value, node: &str, wire: &str, kind: &str) -> Value {
     let wire = if wire.is_empty() { json!(null) } else { json!(wire) };
     let deviations = audit["deviations"].as_array().expect("deviations");
-    let found = deviations
-        .iter()
-        .find(|d| d["node"] == node && d["wire"] == wire && d["kind"] == kind);
-    found
-        .unwrap_or_else(|| panic!("no `{kind}` of {wire} at {node} in {deviations:#?}"))
-        .clone()
+    let found = deviations.iter().find(|d| d["node"] == node && d["wire"] == wire && d["kind"] == kind);
+    found.unwrap_or_else(|| panic!("no `{kind}` of {wire} at {node} in {deviations:#?}")).clone()
 }
 
 /// Ends deleted or moved: the pair is made anew, and what was moved is cleared away.
@@ -127,13 +105,7 @@ fn lost_ends_are_made_anew() {
     each_is_named_and_mended(&[
         by("ip -n web link del eth0", "web", "edge-web", "missing", web),
         by("ip -n edge link del edge-web", "edge", "edge-web", "missing", web),
-        by(
-            "ip link del host-edge",
-            "host",
-            "host-edge",
-            "missing",
-            Remade(&["host-edge"]),
-        ),
+        by("ip link del host-edge", "host", "host-edge", "missing", Remade(&["host-edge"])),
         by(
             "ip -n shop link del shop-web-database",
             "shop",
@@ -142,34 +114,10 @@ fn lost_ends_are_made_anew() {
             Remade(&["shop-web-database"]),
         ),
         by("ip -n web link set eth0 netns vault", "web", "edge-web", "missing", web),
-        by(
-            "ip -n edge link set edge-web netns vault",
-            "edge",
-            "edge-web",
-            "missing",
-            web,
-        ),
-        by(
-            "ip -n edge link set edge-web netns $$",
-            "edge",
-            "edge-web",
-            "missing",
-            web,
-        ),
-        by(
-            "ip link set host-edge netns vault",
-            "host",
-            "host-edge",
-            "missing",
-            Remade(&["host-edge"]),
-        ),
-        by(
-            "ip -n web link set eth0 name eth9 netns edge",
-            "web",
-            "edge-web",
-            "missing",
-            web,
-        ),
+        by("ip -n edge link set edge-web netns vault", "edge", "edge-web", "missing", web),
+        by("ip -n edge link set edge-web netns $$", "edge", "edge-web", "missing", web),
+        by("ip link set host-edge netns vault", "host", "host-edge", "missing", Remade(&["host-edge"])),
+        by("ip -n web link set eth0 name eth9 netns edge", "web", "edge-web", "missing", web),
     ]);
 }
 
@@ -196,12 +144,7 @@ fn a_restarted_node_is_wired_again_while_the_old_one_lives() {
     let world = small();
     let (host, wired) = world.up();
     let _old = host.inhabit("web");
-    is_named_and_mended(
-        &world,
-        &host,
-        &wired,
-        &by(restart("web"), "web", "edge-web", "missing", WEB),
-    );
+    is_named_and_mended(&world, &host, &wired, &by(restart("web"), "web", "edge-web", "missing", WEB));
 }
 
 const WEB: Mend = Remade(&["edge-web", "shop-web-database"]);
@@ -216,18 +159,10 @@ fn exchanged_peers_are_told_apart() {
     let world = small();
     let (host, wired) = world.up();
     let mac = |node: &str, wire: &str| text(&host.link(node, wire)["address"]);
-    let marked = |mac: String| {
-        format!(
-            "address {mac} group {} numtxqueues 1 numrxqueues 1",
-            crate::world::GROUP
-        )
-    };
+    let marked = |mac: String| format!("address {mac} group {} numtxqueues 1 numrxqueues 1", crate::world::GROUP);
     let long = text(&host.link("edge", "edge-shop-and-its-till")["ifname"]);
     let [ew, es] = ["edge-web", "edge-shop-and-its-till"].map(|wire| marked(mac("edge", wire)));
-    let (w, s) = (
-        marked(mac("web", "edge-web")),
-        marked(mac("shop", "edge-shop-and-its-till")),
-    );
+    let (w, s) = (marked(mac("web", "edge-web")), marked(mac("shop", "edge-shop-and-its-till")));
     host.sh("ip -n web link del eth0; ip -n shop link del eth0");
     host.sh(&format!(
         "set -e
@@ -288,60 +223,18 @@ fn a_changed_link_is_mended_in_place() {
         by("ip -n web link set eth0 down", "web", "edge-web", "down", InPlace),
         by("ip -n edge link set edge-web down", "edge", "edge-web", "down", InPlace),
         by("ip link set host-edge down", "host", "host-edge", "down", InPlace),
-        by(
-            "ip -n edge link set host-edge down",
-            "edge",
-            "host-edge",
-            "down",
-            InPlace,
-        ),
-        by(
-            "ip -n shop link set dev shop-web-database down",
-            "shop",
-            "shop-web-database",
-            "down",
-            InPlace,
-        ),
+        by("ip -n edge link set host-edge down", "edge", "host-edge", "down", InPlace),
+        by("ip -n shop link set dev shop-web-database down", "shop", "shop-web-database", "down", InPlace),
         by("ip -n web link set eth0 mtu 1280", "web", "edge-web", "mtu", InPlace),
         by("ip link set host-edge mtu 9000", "host", "host-edge", "mtu", InPlace),
-        by(
-            "ip -n shop link set eth0 mtu 1500",
-            "shop",
-            "edge-shop-and-its-till",
-            "mtu",
-            InPlace,
-        ),
-        by(
-            "ip -n web link set eth0 address 02:00:00:00:00:01",
-            "web",
-            "edge-web",
-            "mark",
-            InPlace,
-        ),
+        by("ip -n shop link set eth0 mtu 1500", "shop", "edge-shop-and-its-till", "mtu", InPlace),
+        by("ip -n web link set eth0 address 02:00:00:00:00:01", "web", "edge-web", "mark", InPlace),
         by("ip -n web link set eth0 alias mine", "web", "edge-web", "mark", InPlace),
         by("ip -n web link set eth0 alias ''", "web", "edge-web", "mark", InPlace),
-        by(
-            "ip -n web link set eth0 alias wire:shop-web-database",
-            "web",
-            "edge-web",
-            "mark",
-            InPlace,
-        ),
-        by(
-            "ip -n web link set eth0 group default",
-            "web",
-            "edge-web",
-            "mark",
-            InPlace,
-        ),
+        by("ip -n web link set eth0 alias wire:shop-web-database", "web", "edge-web", "mark", InPlace),
+        by("ip -n web link set eth0 group default", "web", "edge-web", "mark", InPlace),
         by("ip link set host-edge group 7", "host", "host-edge", "mark", InPlace),
-        by(
-            "ip -n web link property del dev eth0 altname edge-web",
-            "web",
-            "edge-web",
-            "altname",
-            InPlace,
-        ),
+        by("ip -n web link property del dev eth0 altname edge-web", "web", "edge-web", "altname", InPlace),
         by(
             "ip -n edge link property del dev edge-shop-and-its-till altname edge-shop-and-its-till",
             "edge",
@@ -364,34 +257,10 @@ fn a_changed_link_is_mended_in_place() {
 #[test]
 fn addresses_and_routes_are_mended_in_place() {
     each_is_named_and_mended(&[
-        by(
-            "ip -n web address del 172.16.1.1/31 dev eth0",
-            "web",
-            "edge-web",
-            "address",
-            InPlace,
-        ),
-        by(
-            "ip -n edge address del 172.16.1.0/31 dev edge-web",
-            "edge",
-            "edge-web",
-            "address",
-            InPlace,
-        ),
-        by(
-            "ip address del 192.168.100.0/31 dev host-edge",
-            "host",
-            "host-edge",
-            "address",
-            InPlace,
-        ),
-        by(
-            "ip -n edge address flush dev host-edge",
-            "edge",
-            "host-edge",
-            "address",
-            InPlace,
-        ),
+        by("ip -n web address del 172.16.1.1/31 dev eth0", "web", "edge-web", "address", InPlace),
+        by("ip -n edge address del 172.16.1.0/31 dev edge-web", "edge", "edge-web", "address", InPlace),
+        by("ip address del 192.168.100.0/31 dev host-edge", "host", "host-edge", "address", InPlace),
+        by("ip -n edge address flush dev host-edge", "edge", "host-edge", "address", InPlace),
         by(
             "ip -n shop address del fd00:254::/127 dev shop-web-database",
             "shop",
@@ -401,13 +270,7 @@ fn addresses_and_routes_are_mended_in_place() {
         ),
         by("ip -n edge route del default", "edge", "host-edge", "route", InPlace),
         by("ip -n web route del 10.100.0.0/24", "web", "edge-web", "route", InPlace),
-        by(
-            "ip -n shop route del default",
-            "shop",
-            "edge-shop-and-its-till",
-            "route",
-            InPlace,
-        ),
+        by("ip -n shop route del default", "shop", "edge-shop-and-its-till", "route", InPlace),
         by(
             "ip -n edge route replace default via 172.16.1.1 dev edge-web proto 119",
             "edge",
@@ -422,20 +285,8 @@ fn addresses_and_routes_are_mended_in_place() {
             "route",
             InPlace,
         ),
-        by(
-            "ip -n web route add default via 172.16.1.0 dev eth0 proto 119",
-            "web",
-            "edge-web",
-            "route",
-            InPlace,
-        ),
-        by(
-            "ip -n web route del 172.16.1.0/31 dev eth0",
-            "web",
-            "edge-web",
-            "route",
-            InPlace,
-        ),
+        by("ip -n web route add default via 172.16.1.0 dev eth0 proto 119", "web", "edge-web", "route", InPlace),
+        by("ip -n web route del 172.16.1.0/31 dev eth0", "web", "edge-web", "route", InPlace),
         by("ip route del 192.168.100.0/31", "host", "host-edge", "route", InPlace),
     ]);
 }
@@ -461,38 +312,15 @@ fn settings_are_mended_in_place() {
     let mut breaks = Vec::new();
     for (node, device, wire) in [("web", "eth0", "edge-web"), ("host", "host-edge", "host-edge")] {
         for (key, value) in WRONG {
-            breaks.push(by(
-                set(node, format!("ipv4/conf/{device}/{key}"), value),
-                node,
-                wire,
-                "setting",
-                InPlace,
-            ));
+            breaks.push(by(set(node, format!("ipv4/conf/{device}/{key}"), value), node, wire, "setting", InPlace));
         }
         let key = format!("ipv6/conf/{device}/disable_ipv6");
         breaks.push(by(set(node, key, "0"), node, wire, "ipv6", InPlace));
     }
-    for (key, value) in [
-        ("forwarding", "1"),
-        ("accept_redirects", "1"),
-        ("route_localnet", "1"),
-        ("rp_filter", "2"),
-    ] {
-        breaks.push(by(
-            set("edge", format!("ipv4/conf/all/{key}"), value),
-            "edge",
-            "",
-            "setting",
-            InPlace,
-        ));
+    for (key, value) in [("forwarding", "1"), ("accept_redirects", "1"), ("route_localnet", "1"), ("rp_filter", "2")] {
+        breaks.push(by(set("edge", format!("ipv4/conf/all/{key}"), value), "edge", "", "setting", InPlace));
     }
-    breaks.push(by(
-        set("edge", "ipv4/conf/edge-web/rp_filter".into(), "2"),
-        "edge",
-        "edge-web",
-        "setting",
-        InPlace,
-    ));
+    breaks.push(by(set("edge", "ipv4/conf/edge-web/rp_filter".into(), "2"), "edge", "edge-web", "setting", InPlace));
     each_is_named_and_mended(&breaks);
 }
 
@@ -504,15 +332,8 @@ fn settings_of_ipv6_are_mended_in_place() {
         format!("nsenter --net=/run/netns/web sh -c 'echo {value} >/proc/sys/net/ipv6/conf/{device}/{key}'")
     };
     let wire = "shop-web-database";
-    let one = [
-        "accept_ra",
-        "autoconf",
-        "accept_redirects",
-        "accept_source_route",
-        "forwarding",
-        "proxy_ndp",
-        "accept_dad",
-    ];
+    let one =
+        ["accept_ra", "autoconf", "accept_redirects", "accept_source_route", "forwarding", "proxy_ndp", "accept_dad"];
     let mut breaks: Vec<Break> = one.map(|key| by(set(key, "1"), "web", wire, "ipv6", InPlace)).into();
     breaks.push(by(set("disable_ipv6", "1"), "web", wire, "ipv6", InPlace));
     each_is_named_and_mended(&breaks);
@@ -525,96 +346,40 @@ fn a_changed_file_is_followed() {
     let old = small();
     let line = |name: &str| {
         let start = format!("  {{ name = \"{name}\"");
-        old.topology
-            .lines()
-            .find(|line| line.starts_with(&start))
-            .expect("a wire of this world")
-            .to_owned()
-            + "\n"
+        old.topology.lines().find(|line| line.starts_with(&start)).expect("a wire of this world").to_owned() + "\n"
     };
-    let (web, till, database) = (
-        line("edge-web"),
-        line("edge-shop-and-its-till"),
-        line("shop-web-database"),
-    );
+    let (web, till, database) = (line("edge-web"), line("edge-shop-and-its-till"), line("shop-web-database"));
     let second = "  { name = \"second-web\", ends = [\"edge\", \"web\"], subnet = \"172.16.3.0/31\" },\n";
     let cases: [(&str, String, &[&str]); 15] = [
         ("a wire struck", old.topology.replace(&web, ""), &["edge-web"]),
         (
             "a host wire struck",
-            old.topology
-                .replace(&line("host-edge"), "")
-                .replace("egress", "# egress"),
+            old.topology.replace(&line("host-edge"), "").replace("egress", "# egress"),
             &["host-edge"],
         ),
-        (
-            "a wire renamed",
-            old.topology.replace("\"edge-web\"", "\"edge-to-the-web\""),
-            &["edge-web"],
-        ),
-        (
-            "a wire added",
-            old.topology.replace(&web, &format!("{web}{second}")),
-            &[],
-        ),
-        (
-            "another subnet",
-            old.topology.replace("172.16.1.0/31", "172.16.9.0/31"),
-            &["edge-web"],
-        ),
-        (
-            "another MTU",
-            old.topology.replace("mtu = 1400", "mtu = 1300"),
-            &["edge-shop-and-its-till"],
-        ),
-        (
-            "no MTU",
-            old.topology.replace(", mtu = 1400", ""),
-            &["edge-shop-and-its-till"],
-        ),
-        (
-            "ends exchanged",
-            old.topology.replace("[\"edge\", \"web\"]", "[\"web\", \"edge\"]"),
-            &["edge-web"],
-        ),
-        (
-            "another far end",
-            old.topology.replace("[\"edge\", \"web\"]", "[\"edge\", \"vault\"]"),
-            &["edge-web"],
-        ),
-        (
-            "another first hub wire",
-            old.topology.replace(&web, &format!("{second}{web}")),
-            &["edge-web"],
-        ),
+        ("a wire renamed", old.topology.replace("\"edge-web\"", "\"edge-to-the-web\""), &["edge-web"]),
+        ("a wire added", old.topology.replace(&web, &format!("{web}{second}")), &[]),
+        ("another subnet", old.topology.replace("172.16.1.0/31", "172.16.9.0/31"), &["edge-web"]),
+        ("another MTU", old.topology.replace("mtu = 1400", "mtu = 1300"), &["edge-shop-and-its-till"]),
+        ("no MTU", old.topology.replace(", mtu = 1400", ""), &["edge-shop-and-its-till"]),
+        ("ends exchanged", old.topology.replace("[\"edge\", \"web\"]", "[\"web\", \"edge\"]"), &["edge-web"]),
+        ("another far end", old.topology.replace("[\"edge\", \"web\"]", "[\"edge\", \"vault\"]"), &["edge-web"]),
+        ("another first hub wire", old.topology.replace(&web, &format!("{second}{web}")), &["edge-web"]),
         (
             "own device names",
-            old.topology
-                .replace("allow = [\"tcp/80\"] },", "ifname = [\"w\", \"x\"] },"),
+            old.topology.replace("allow = [\"tcp/80\"] },", "ifname = [\"w\", \"x\"] },"),
             &["edge-web"],
         ),
-        (
-            "no IPv6",
-            old.topology.replace(" subnet6 = \"fd00:254::/127\",", ""),
-            &["shop-web-database"],
-        ),
+        ("no IPv6", old.topology.replace(" subnet6 = \"fd00:254::/127\",", ""), &["shop-web-database"]),
         (
             "IPv6",
-            old.topology
-                .replace("1.0/31\", allow =", "1.0/31\", subnet6 = \"fd00:1::/127\", allow ="),
+            old.topology.replace("1.0/31\", allow =", "1.0/31\", subnet6 = \"fd00:1::/127\", allow ="),
             &["edge-web"],
         ),
-        (
-            "no egress",
-            old.topology.replace("egress = [\"tcp/443\"]", ""),
-            &["edge-shop-and-its-till"],
-        ),
+        ("no egress", old.topology.replace("egress = [\"tcp/443\"]", ""), &["edge-shop-and-its-till"]),
         (
             "two subnets exchanged",
-            old.topology
-                .replace("172.16.1.0", "X")
-                .replace("172.16.2.0", "172.16.1.0")
-                .replace('X', "172.16.2.0"),
+            old.topology.replace("172.16.1.0", "X").replace("172.16.2.0", "172.16.1.0").replace('X', "172.16.2.0"),
             &["edge-web", "edge-shop-and-its-till"],
         ),
     ];
@@ -622,11 +387,7 @@ fn a_changed_file_is_followed() {
     let mut failed = Vec::new();
     for (what, new, touched) in cases {
         assert_ne!(new, old.topology, "{what}");
-        let new = if what == "another far end" {
-            new.replace("[node.vault]\nnetwork = \"none\"\n", "")
-        } else {
-            new
-        };
+        let new = if what == "another far end" { new.replace("[node.vault]\nnetwork = \"none\"\n", "") } else { new };
         let followed = catch_unwind(AssertUnwindSafe(|| {
             let (host, _) = old.up();
             let before = old.indexes(&host);
@@ -638,11 +399,7 @@ fn a_changed_file_is_followed() {
             fresh.wire(&["up"]).expect(0);
             canonical(&host.dump()).expect(&canonical(&fresh.dump()), what);
             for ((node, wire), index) in before.into_iter().filter(|((_, wire), _)| !touched.contains(wire)) {
-                assert_eq!(
-                    host.link(node, wire)["ifindex"],
-                    index,
-                    "{wire} at {node} was left alone"
-                );
+                assert_eq!(host.link(node, wire)["ifindex"], index, "{wire} at {node} was left alone");
             }
             let monitors = old.monitors(&host);
             host.wire(&["up"]).expect(0);
@@ -662,12 +419,8 @@ fn a_changed_file_is_followed() {
 fn a_struck_wire_is_named() {
     let world = small();
     let (host, _) = world.up();
-    let without: String = world
-        .topology
-        .lines()
-        .filter(|line| !line.contains("\"edge-web\""))
-        .map(|l| format!("{l}\n"))
-        .collect();
+    let without: String =
+        world.topology.lines().filter(|line| !line.contains("\"edge-web\"")).map(|l| format!("{l}\n")).collect();
     host.topology(&without);
     let audit = host.wire(&["--json", "audit"]).expect(3).json();
     assert!(text(&deviation(&audit, "edge", "edge-web", "struck")["message"]).contains("edge-web"));

@@ -67,20 +67,11 @@ fn up_and_down_at_once_end_as_one_after_the_other() {
 fn having_an_eth0_is_not_being_wired() {
     let world = small();
     let (host, _) = world.up();
-    assert_eq!(
-        host.links("web").len(),
-        3,
-        "loopback and two wires: {:?}",
-        host.links("web")
-    );
+    assert_eq!(host.links("web").len(), 3, "loopback and two wires: {:?}", host.links("web"));
     let host = world.host();
     host.sh("ip -n web link add eth0 type bridge; ip -n web link set eth0 up");
     let up = host.wire(&["up"]).expect(1);
-    assert!(
-        up.stderr.contains("eth0") && up.stderr.contains("edge-web"),
-        "{}",
-        up.stderr
-    );
+    assert!(up.stderr.contains("eth0") && up.stderr.contains("edge-web"), "{}", up.stderr);
     assert!(host.ping("web", "10.254.1.0"), "its other wire is there");
 }
 
@@ -95,21 +86,13 @@ fn long_names_find_their_devices() {
     }
     let name = |i: usize| format!("a-name-that-differs-only-at-its-very-end-{i}");
     let wires: String = (0..20)
-        .map(|i| {
-            format!(
-                "  {{ name = \"{}\", ends = [\"a\", \"b\"], subnet = \"10.9.{i}.0/31\" }},\n",
-                name(i)
-            )
-        })
+        .map(|i| format!("  {{ name = \"{}\", ends = [\"a\", \"b\"], subnet = \"10.9.{i}.0/31\" }},\n", name(i)))
         .collect();
     let topology = format!("version = 1\nruntime = \"netns\"\nwire = [\n{wires}]\n[module]\nm = [\"a\", \"b\"]\n");
     let host = Host::with(&["a", "b"], &topology);
     host.wire(&["up"]).expect(0);
     for i in 0..20 {
-        assert_eq!(
-            text(&host.link("a", &name(i))["addr_info"][0]["local"]),
-            format!("10.9.{i}.0")
-        );
+        assert_eq!(text(&host.link("a", &name(i))["addr_info"][0]["local"]), format!("10.9.{i}.0"));
         assert!(host.ping("b", &format!("10.9.{i}.0")));
     }
 }
@@ -139,9 +122,7 @@ fn a_leaf_does_not_forward() {
     }
     host.wire(&["up"]).expect(0);
     for node in &world.nodes {
-        let on = host
-            .run(node, &["sh", "-c", "grep -l 1 /proc/sys/net/ipv4/conf/*/forwarding"])
-            .stdout;
+        let on = host.run(node, &["sh", "-c", "grep -l 1 /proc/sys/net/ipv4/conf/*/forwarding"]).stdout;
         assert_eq!(on, "", "forwarding at {node}");
     }
     // `web` stands between `edge` and `shop`: asked to carry a packet on, it does not.
@@ -190,17 +171,7 @@ fn a_node_swapped_during_up_is_not_wired_by_mistake() {
     for delay in [1, 3, 6, 10] {
         let host = world.host();
         let inject = format!("inject=sendto,sendmsg:delay_enter=20000:when={delay}+");
-        let strace = [
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=sendto,sendmsg",
-            "-e",
-            &inject,
-        ];
+        let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto,sendmsg", "-e", &inject];
         std::thread::scope(|scope| {
             let run = scope.spawn(|| host.wire_under(&strace, &["up"]).code);
             for _ in 0..5 {
@@ -238,11 +209,7 @@ fn a_private_wire_ends_in_the_private_hub() {
         + hub;
     host.topology(&zones);
     let check = host.wire(&["check"]).expect(2);
-    assert!(
-        check.stderr.contains("web") && check.stderr.contains("zone"),
-        "{}",
-        check.stderr
-    );
+    assert!(check.stderr.contains("web") && check.stderr.contains("zone"), "{}", check.stderr);
 }
 
 /// Fault 13: Documentation and configuration named different networks. Here what `audit` says of an address is what `ip` says,
@@ -267,10 +234,7 @@ fn audit_says_what_the_kernel_says() {
     }
     host.topology(&world.topology.replace("172.16.2.0/31", "172.16.1.0/31"));
     let check = host.wire(&["check"]).expect(2).stderr;
-    assert!(
-        check.contains("pub-lbmt-darkroom") && check.contains("pub-lbmt-weblog"),
-        "{check}"
-    );
+    assert!(check.contains("pub-lbmt-darkroom") && check.contains("pub-lbmt-weblog"), "{check}");
 }
 
 /// Fault 14: One section per container could not say two wires. Here a node has as many as it has lines, two between the same

@@ -9,11 +9,7 @@ use crate::world::{World, small};
 /// What is the stranger's of a dump: what was there before `up` came.
 fn untouched(host: &Host, before: &crate::host::Dump, what: &str) {
     let after = host.dump();
-    let lost: Vec<_> = before
-        .0
-        .difference(&after.0)
-        .filter(|fact| !fact.contains(" setting "))
-        .collect();
+    let lost: Vec<_> = before.0.difference(&after.0).filter(|fact| !fact.contains(" setting ")).collect();
     assert!(lost.is_empty(), "{what}: gone or changed: {lost:#?}");
 }
 
@@ -28,16 +24,8 @@ fn a_stranger_in_the_way_fails_one_wire() {
             "ip link del host-edge",
             ("host", "host-edge", "taken"),
         ),
-        (
-            "ip -n edge link add edge-web type bridge",
-            "ip -n edge link del edge-web",
-            ("edge", "edge-web", "taken"),
-        ),
-        (
-            "ip -n web link add eth0 type bridge",
-            "ip -n web link del eth0",
-            ("web", "edge-web", "taken"),
-        ),
+        ("ip -n edge link add edge-web type bridge", "ip -n edge link del edge-web", ("edge", "edge-web", "taken")),
+        ("ip -n web link add eth0 type bridge", "ip -n web link del eth0", ("web", "edge-web", "taken")),
         (
             "ip -n shop link add eth0 type veth peer name eth1",
             "ip -n shop link del eth0",
@@ -81,21 +69,13 @@ fn a_stranger_in_the_way_fails_one_wire() {
         assert!(!failed.is_empty() && failed.iter().all(about), "{by}: {up:#}");
         untouched(&host, &before, by);
         for other in world.wires.iter().filter(|other| other.name != wire) {
-            assert!(
-                host.ping(other.ends[0].0, other.ends[1].2),
-                "{by}: {} is wired",
-                other.name
-            );
+            assert!(host.ping(other.ends[0].0, other.ends[1].2), "{by}: {} is wired", other.name);
         }
         let audit = host.wire(&["--json", "audit"]).expect(3).json();
         let message = text(&deviation(&audit, node, wire, kind)["message"]);
         assert!(message.contains(wire) && message.contains(node), "{message}");
         let told = host.wire(&["up"]).expect(1);
-        assert!(
-            told.stderr.contains(wire) && told.stderr.contains(node),
-            "{by}: {}",
-            told.stderr
-        );
+        assert!(told.stderr.contains(wire) && told.stderr.contains(node), "{by}: {}", told.stderr);
         untouched(&host, &before, by);
         host.wire(&["down"]).expect(0);
         host.dump().expect(&before, by);
@@ -114,11 +94,7 @@ fn a_foreign_address_is_named_and_left() {
     for (by, node, wire) in [
         ("ip -n web address add 198.51.100.7/24 dev eth0", "web", "edge-web"),
         ("ip address add 198.51.100.7/32 dev host-edge", "host", "host-edge"),
-        (
-            "ip -n shop address add 2001:db8::1/64 dev shop-web-database",
-            "shop",
-            "shop-web-database",
-        ),
+        ("ip -n shop address add 2001:db8::1/64 dev shop-web-database", "shop", "shop-web-database"),
     ] {
         let (host, _) = world.up();
         host.sh(by);
@@ -143,49 +119,13 @@ fn a_foreign_address_is_named_and_left() {
 fn foreign_routes_and_devices_are_named_and_left() {
     let world = small();
     for (by, node, wire, kind, name) in [
-        (
-            "ip -n web route add 198.51.100.0/24 via 172.16.1.0",
-            "web",
-            "edge-web",
-            "foreign-route",
-            "198.51.100.0/24",
-        ),
-        (
-            "ip -n web route add default via 172.16.1.0",
-            "web",
-            "edge-web",
-            "foreign-route",
-            "default",
-        ),
-        (
-            "ip route add 198.51.100.0/24 via 192.168.100.1",
-            "host",
-            "host-edge",
-            "foreign-route",
-            "198.51.100.0/24",
-        ),
-        (
-            "ip -n web link add podman1 type bridge",
-            "web",
-            "",
-            "foreign-device",
-            "podman1",
-        ),
-        (
-            "ip -n edge link add wg7 type veth peer name wg8",
-            "edge",
-            "",
-            "foreign-device",
-            "wg7",
-        ),
+        ("ip -n web route add 198.51.100.0/24 via 172.16.1.0", "web", "edge-web", "foreign-route", "198.51.100.0/24"),
+        ("ip -n web route add default via 172.16.1.0", "web", "edge-web", "foreign-route", "default"),
+        ("ip route add 198.51.100.0/24 via 192.168.100.1", "host", "host-edge", "foreign-route", "198.51.100.0/24"),
+        ("ip -n web link add podman1 type bridge", "web", "", "foreign-device", "podman1"),
+        ("ip -n edge link add wg7 type veth peer name wg8", "edge", "", "foreign-device", "wg7"),
         ("ip -n vault link add eth0 type bridge", "vault", "", "network", "eth0"),
-        (
-            "ip link add host-b type veth peer name eth0 netns vault",
-            "vault",
-            "",
-            "network",
-            "eth0",
-        ),
+        ("ip link add host-b type veth peer name eth0 netns vault", "vault", "", "network", "eth0"),
     ] {
         let (host, _) = world.up();
         host.sh(by);
@@ -197,10 +137,7 @@ fn foreign_routes_and_devices_are_named_and_left() {
         host.dump().expect(&before, by);
         host.wire(&["audit"]).expect(3);
         host.wire(&["down"]).expect(0);
-        assert!(
-            kind.ends_with("route") || host.links(node).iter().any(|link| link == name),
-            "{by}: {name} stays"
-        );
+        assert!(kind.ends_with("route") || host.links(node).iter().any(|link| link == name), "{by}: {name} stays");
     }
     let (host, _) = world.up();
     host.sh("ip link add docker0 type bridge; ip route add 203.0.113.0/24 via 192.0.2.1");
@@ -237,30 +174,16 @@ fn a_device_without_any_mark_is_a_stranger() {
 /// Two nodes of the file in one namespace, or a node in the host's own, are refused; their wires alone fail.
 #[test]
 fn one_namespace_is_one_node() {
-    let world = World {
-        nodes: vec!["edge", "web", "vault"],
-        ..small()
-    };
+    let world = World { nodes: vec!["edge", "web", "vault"], ..small() };
     let host = world.host();
     host.sh("touch /run/netns/shop; mount --bind /run/netns/web /run/netns/shop");
     let before = host.dump();
     let audit = host.wire(&["--json", "audit"]).expect(3).json();
-    let named = audit["deviations"]
-        .as_array()
-        .expect("deviations")
-        .iter()
-        .filter(|d| d["kind"] == "same-namespace");
+    let named = audit["deviations"].as_array().expect("deviations").iter().filter(|d| d["kind"] == "same-namespace");
     let named: Vec<String> = named.map(Value::to_string).collect();
-    assert!(
-        named.iter().any(|d| d.contains("web") && d.contains("shop")),
-        "{audit:#}"
-    );
+    assert!(named.iter().any(|d| d.contains("web") && d.contains("shop")), "{audit:#}");
     host.wire(&["up"]).expect(1);
-    assert!(
-        host.links("web").len() == 1,
-        "neither is wired: {:?}",
-        host.links("web")
-    );
+    assert!(host.links("web").len() == 1, "neither is wired: {:?}", host.links("web"));
     host.wire(&["down"]).expect(0);
     host.dump().expect(&before, "down");
 
@@ -268,16 +191,8 @@ fn one_namespace_is_one_node() {
     host.sh("touch /run/netns/shop; mount --bind /proc/self/ns/net /run/netns/shop");
     let before = host.links("host");
     let up = host.wire(&["up"]).expect(1);
-    assert!(
-        up.stderr.contains("shop") && up.stderr.contains("host"),
-        "{}",
-        up.stderr
-    );
-    let after: Vec<_> = host
-        .links("host")
-        .into_iter()
-        .filter(|link| link != "host-edge")
-        .collect();
+    assert!(up.stderr.contains("shop") && up.stderr.contains("host"), "{}", up.stderr);
+    let after: Vec<_> = host.links("host").into_iter().filter(|link| link != "host-edge").collect();
     assert_eq!(after, before);
 }
 

@@ -65,7 +65,7 @@ observe() {
 }
 if [ $# = 1 ]; then observe "$1"; exit; fi
 observe host
-for path in /run/netns/*; do nsenter --net="$path" sh /run/observe "${path##*/}"; done
+for path in /run/netns/*; do nsenter --net="$path" sh /run/observe "${path##*/}" || :; done
 "#;
 
 /// What a program did.

@@ -196,7 +196,9 @@ impl Kernel {
         }
         let mut known: HashSet<(u64, u64)> = self.open.values().flat_map(|open| open.netns.key()).collect();
         for (name, netns) in found {
-            let Some(name) = Name::new(&name).filter(|name| !self.open.contains_key(name)) else { continue };
+            // Somebody else's container may have the name of a node that waits: it must not become that node.
+            let is_free = |name: &Name| !topology.nodes.contains_key(name) && !self.open.contains_key(name);
+            let Some(name) = Name::new(&name).filter(is_free) else { continue };
             if known.insert(netns.key()?) {
                 self.open.insert(name, Open::new(netns, &self.home)?);
             }

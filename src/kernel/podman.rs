@@ -117,16 +117,15 @@ impl Owner {
 
     /// The last way.
     fn ask_for(&mut self, name: &str) -> Result<Standing, Error> {
-        if self.ask()?.is_none() && !self.files.exist {
-            let error = Error::failed(format!("{} cannot be looked up: podman is not here", self.called(name)));
-            return Err(error.hint("install podman, or name another namespace for the node (`netns`)"));
-        }
-        let Some(Some(containers)) = self.answer.as_ref().and_then(|answer| answer.as_ref().ok()) else {
-            return Ok(self.not_running(name));
-        };
-        let Some(container) = containers.iter().find(|container| container.names.iter().any(|known| known == name))
-        else {
-            return Ok(Standing::Waiting(self.unknown(name)));
+        let is_meant = |container: &&Container| container.names.iter().any(|known| known == name);
+        let container = match self.ask()?.map(|containers| containers.iter().find(is_meant).cloned()) {
+            Some(Some(container)) => container,
+            Some(None) => return Ok(Standing::Waiting(self.unknown(name))),
+            None if self.files.exist => return Ok(self.not_running(name)),
+            None => {
+                let error = Error::failed(format!("{} cannot be looked up: podman is not here", self.called(name)));
+                return Err(error.hint("install podman, or name another namespace for the node (`netns`)"));
+            }
         };
         let called = self.called(name);
         if let Some(why) = container.not_running() {

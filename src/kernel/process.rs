@@ -15,7 +15,8 @@ use super::sys;
 pub enum Identity {
     /// It was born then, in clock ticks since boot, as in the 22nd field of `/proc/PID/stat`.
     Born(u64),
-    /// It is the first process of the container with this id; `started` is the second (since 1970) when that was started.
+    /// It is the first process of the container with this id: its parent is that container's monitor (conmon), or else it is
+    /// no younger than the container, `started` in that second since 1970.
     Container { id: String, started: Option<i64> },
 }
 
@@ -84,12 +85,12 @@ fn proves(pid: u32, identity: &Identity) -> io::Result<bool> {
     match identity {
         Identity::Born(ticks) => Ok(born == *ticks),
         Identity::Container { id, started } => {
-            let named = |path: String| Ok::<_, io::Error>(contains(&fs::read(path)?, id.as_bytes()));
-            if named(format!("/proc/{pid}/cgroup"))? || named(format!("/proc/{parent}/cmdline")).unwrap_or(false) {
+            let monitor = fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default();
+            if contains(&monitor, format!("\0-c\0{id}\0").as_bytes()) {
                 return Ok(true);
             }
-            // Without a cgroup of its own and with a dead monitor (conmon) only the clock is left. A container is started
-            // after its process was born; both are rounded to seconds.
+            // With a dead monitor only the clock is left. A container is started after its process was born; both are rounded
+            // to seconds.
             const SLACK: i64 = 2;
             Ok(started
                 .zip(boot_time()?)
@@ -119,7 +120,7 @@ fn boot_time() -> io::Result<Option<i64>> {
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {
-    !word.is_empty() && text.windows(word.len()).any(|window| window == word)
+    text.windows(word.len()).any(|window| window == word)
 }
 
 #[cfg(test)]

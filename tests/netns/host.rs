@@ -132,6 +132,7 @@ impl Host {
         ready(&mut keeper, USER_NAMESPACES);
         let host = Host { pid: keeper.0.id(), _keeper: keeper, fences: AtomicU32::new(0) };
         host.write("/run/observe", OBSERVE);
+        host.dump();
         host
     }
 
@@ -272,7 +273,7 @@ impl Host {
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
         let monitor = Monitor { host: self, node: node.to_owned(), lines, _running: running };
         let start = Instant::now();
-        while monitor.fence(Duration::from_millis(100)).is_none() {
+        while monitor.fence(Duration::from_millis(20)).is_none() {
             assert!(start.elapsed() < DEADLINE, "`ip monitor` at {node} shows nothing");
         }
         monitor
@@ -368,8 +369,9 @@ impl Monitor<'_> {
     fn fence(&self, patience: Duration) -> Option<Vec<String>> {
         let number = self.host.fences.fetch_add(1, Ordering::Relaxed);
         let fence = format!("blackhole 203.0.113.{} table {}", number % 256, 70_000 + number);
-        let script = format!("ip route add {fence} && ip route del {fence}");
-        self.host.run(&self.node, &["sh", "-c", &script]).expect(0);
+        let file = format!("/run/fence-{number}");
+        self.host.write(&file, &format!("route add {fence}\nroute del {fence}\n"));
+        self.host.run(&self.node, &["ip", "-batch", &file]).expect(0);
         let end = Instant::now() + patience;
         let mut events = Vec::new();
         loop {
@@ -419,6 +421,9 @@ impl Dump {
                     facts.insert(format!("{node} address {name} {address}"));
                 }
                 strip(&mut link, &["ifindex", "link_index", "link_netnsid", "operstate", "addr_info"]);
+                if let Some(kind) = link["linkinfo"].as_object_mut() {
+                    kind.remove("info_data");
+                }
                 keep(&mut link["flags"], |flag| !matches!(flag, "NO-CARRIER" | "RUNNING"));
                 facts.insert(format!("{node} link {link}"));
             }
@@ -456,7 +461,13 @@ impl fmt::Display for Dump {
 }
 
 /// Whether the kernel's link watch has caught up with the carrier: until then flags, routes and addresses may still change.
+/// A device with an IPv6 address gets a link-local one then.
 fn at_rest(link: &Value) -> bool {
+    let ipv6 = link["addr_info"].as_array().expect("addresses").iter().filter(|address| address["family"] == "inet6");
+    let [global, local] = ["global", "link"].map(|scope| ipv6.clone().any(|address| address["scope"] == scope));
+    if ipv6.clone().any(|address| address["tentative"] == true) || global && !local {
+        return false;
+    }
     let has = |flag: &str| link["flags"].as_array().is_some_and(|flags| flags.iter().any(|f| f == flag));
     match (has("UP"), has("LOWER_UP"), link["operstate"].as_str()) {
         (false, ..) => true,

@@ -7,6 +7,7 @@ mod down;
 mod host;
 mod ipv6;
 mod lab;
+mod podman;
 mod repair;
 mod script;
 mod strangers;

@@ -264,8 +264,8 @@ fn subnet(wire: &Wire) -> std::net::Ipv4Addr {
     std::net::Ipv4Addr::from(u32::from(first) & (u32::MAX << (32 - wire.prefix)))
 }
 
-/// A dump in which the recipe and `wire` agree: hardware addresses and hashed device names are free, so the first become
-/// their mark and the second the wire's own name.
+/// A dump in which the recipe and `wire` agree: hardware addresses, the link-local ones made of them, and hashed device names
+/// are free, so the first two become their mark and the last the wire's own name.
 pub fn canonical(dump: &Dump) -> Dump {
     let mut names = BTreeMap::new();
     for fact in &dump.0 {
@@ -281,12 +281,17 @@ pub fn canonical(dump: &Dump) -> Dump {
         let node = fact.split(' ').next().expect("a node");
         let renamed = names.iter().filter(|((at, _), _)| at == node);
         let fact = renamed.fold(fact.clone(), |fact, ((_, device), full)| fact.replace(device, full));
-        match fact.split_once("\"address\":\"02:77:") {
-            Some((head, tail)) => format!("{head}\"address\":\"02:77:{}", &tail[12..]),
-            None => fact,
-        }
+        shorten(shorten(fact, "\"address\":\"02:77:"), "\"fe80::77:")
     });
     Dump(facts.collect())
+}
+
+/// A text without what follows this beginning of a JSON string.
+fn shorten(text: String, beginning: &str) -> String {
+    match text.split_once(beginning) {
+        Some((head, tail)) => format!("{head}{beginning}{}", tail.trim_start_matches(|c| c != '"')),
+        _ => text,
+    }
 }
 
 /// The hosts of the user's own house, by the table of its README: 15 wires between 15 nodes and the host.

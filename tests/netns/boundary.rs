@@ -1,0 +1,200 @@
+//! Where `wire` meets a hostile or half-ready system: files of others, planted locks, missing capabilities, wrong files.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use crate::host::{Host, TOPOLOGY, WIRE};
+use crate::world::small;
+
+/// A user of the pretend host who is not root, and how root there calls him.
+const OTHER: (u32, &str) = (65534, "nobody");
+
+/// Whether the pretend host knows more users than root, which takes root outside.
+fn has_users() -> bool {
+    nix::unistd::getuid().is_root()
+}
+
+/// Run as root, a file that others own or may write is refused before it is read, with the commands that help; nothing
+/// happens. `--trust-owner` accepts that owner, and only him.
+#[test]
+fn a_file_of_others_is_refused() {
+    let world = small();
+    let host = world.host();
+    let pristine = host.dump();
+    let file = host.path(TOPOLOGY);
+    let refused = |args: &[&str], hint: &str| {
+        for command in ["up", "plan", "audit", "down"] {
+            let output = host.wire(&[args, &[command]].concat());
+            assert!([1, 2].contains(&output.code), "{command}: {output:?}");
+            assert!(output.stderr.contains(hint) && output.stderr.contains(TOPOLOGY), "{command}: {}", output.stderr);
+        }
+        host.dump().expect(&pristine, "a refused file");
+    };
+    for mode in [0o666, 0o664, 0o646] {
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).expect("chmod");
+        refused(&[], "chmod");
+    }
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("chmod");
+    host.wire(&["plan"]).expect(3);
+
+    if has_users() {
+        std::os::unix::fs::chown(&file, Some(OTHER.0), None).expect("chown");
+    } else {
+        host.sh(&format!("mount --bind /etc/hostname {TOPOLOGY}"));
+    }
+    refused(&[], "chown");
+    refused(&["--trust-owner", "root"], "chown");
+    if has_users() {
+        host.wire(&["--trust-owner", OTHER.1, "plan"]).expect(3);
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).expect("chmod");
+        refused(&["--trust-owner", OTHER.1], "chmod");
+    }
+}
+
+/// `check` is for everybody: it reads whatever file it is given, also as root.
+#[test]
+fn anybody_may_check_any_file() {
+    let host = small().host();
+    std::fs::set_permissions(host.path(TOPOLOGY), PermissionsExt::from_mode(0o644)).expect("chmod");
+    let drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    host.wire_under(&drop, &["check"]).expect(0);
+    host.wire_under(&drop, &["why", "edge", "web:tcp/80"]).expect(0);
+}
+
+/// A symlink, FIFO, file or directory planted where the lock or its directory belongs is refused by name, at once, and
+/// whatever it leads to stays as it was.
+#[test]
+fn planted_locks_are_refused() {
+    let world = small();
+    let plants = [
+        ("mkdir /run/victim; ln -s /run/victim /run/wire", "/run/wire"),
+        ("ln -s /run/nowhere /run/wire", "/run/wire"),
+        ("touch /run/wire", "/run/wire"),
+        ("mkfifo /run/wire", "/run/wire"),
+        ("mkdir -m 700 /run/wire; echo secret >/run/victim; ln -s /run/victim /run/wire/lock", "/run/wire/lock"),
+        ("mkdir -m 700 /run/wire; ln -s /run/nowhere /run/wire/lock", "/run/wire/lock"),
+        ("mkdir -m 700 /run/wire; mkfifo /run/wire/lock", "/run/wire/lock"),
+        ("mkdir -m 700 /run/wire /run/wire/lock", "/run/wire/lock"),
+        ("mkdir -m 777 /run/wire", "/run/wire"),
+        (
+            if has_users() {
+                "mkdir -m 700 /run/wire; chown 65534 /run/wire"
+            } else {
+                "mkdir /run/wire; mount --bind /usr /run/wire"
+            },
+            "/run/wire",
+        ),
+        (
+            if has_users() {
+                "mkdir -m 700 /run/wire; touch /run/wire/lock; chown 65534 /run/wire/lock"
+            } else {
+                "mkdir -m 700 /run/wire; touch /run/wire/lock; mount --bind /etc/hostname /run/wire/lock"
+            },
+            "/run/wire/lock",
+        ),
+    ];
+    for (plant, path) in plants {
+        let host = world.host();
+        host.sh(plant);
+        let state = || {
+            host.sh("ls -lRn /run --time-style=full-iso 2>/dev/null || ls -lRn /run; cat /run/victim 2>/dev/null || :")
+        };
+        let (before, files) = (host.dump(), state());
+        for command in ["up", "down"] {
+            let output = host.wire(&[command]).expect(1);
+            assert!(output.stderr.contains(path), "{plant}: {command}: {}", output.stderr);
+        }
+        assert_eq!(state(), files, "{plant}");
+        host.dump().expect(&before, plant);
+    }
+}
+
+/// What `wire` keeps is in a directory of mode 0700, in files of mode 0600.
+#[test]
+fn what_is_kept_is_roots_alone() {
+    let (host, _) = small().up();
+    let mode = |path: &str| std::fs::symlink_metadata(host.path(path)).expect(path).mode() & 0o7777;
+    assert_eq!(mode("/run/wire"), 0o700);
+    for entry in std::fs::read_dir(host.path("/run/wire")).expect("a directory") {
+        let name = entry.expect("an entry").file_name();
+        let path = format!("/run/wire/{}", name.to_str().expect("UTF-8"));
+        assert_eq!(mode(&path), 0o600, "{path}");
+    }
+}
+
+/// A missing capability is named, with the line that gives it, and nothing has happened.
+#[test]
+fn missing_capabilities_are_named() {
+    let host = small().host();
+    let before = host.dump();
+    for (drop, name) in [("-net_admin", "CAP_NET_ADMIN"), ("-sys_admin", "CAP_SYS_ADMIN"), ("-all", "CAP_NET_ADMIN")] {
+        for command in ["up", "down"] {
+            let drop = ["setpriv", &format!("--bounding-set={drop}"), "--inh-caps=-all"];
+            let output = host.wire_under(&drop, &[command]).expect(1);
+            assert!(output.stderr.contains(name), "{drop:?}: {}", output.stderr);
+            assert!(output.stderr.contains("setcap") || output.stderr.contains("doas"), "{}", output.stderr);
+        }
+        host.dump().expect(&before, name);
+    }
+}
+
+/// A wrong file changes nothing, whether wires are up or not, and every fault of it is told with its place.
+#[test]
+fn a_wrong_file_changes_nothing() {
+    let world = small();
+    let wrong = world.topology.replace("\"tcp/80\"", "\"tcp/99999\"").replace("zone = ", "zome = ");
+    let holes = world.topology.replace(" subnet = \"172.16.1.0/31\",", "");
+    let (host, _) = world.up();
+    for (fault, text) in [("wrong", &*wrong), ("empty", ""), ("no TOML", "wire = ["), ("holes", &holes)] {
+        host.topology(text);
+        let before = host.dump();
+        for command in ["plan", "up", "down", "audit"] {
+            let output = host.wire(&[command]).expect(2);
+            assert!(output.stderr.contains(TOPOLOGY), "{fault}: {command}: {}", output.stderr);
+            assert!(output.stdout.is_empty(), "{fault}: {command}: {}", output.stdout);
+        }
+        host.dump().expect(&before, fault);
+    }
+    host.topology(&wrong);
+    let told = host.wire(&["up"]).expect(2).stderr;
+    assert!(told.contains("99999") && told.contains("zome") && told.contains("zone"), "{told}");
+    host.topology(&holes);
+    assert!(host.wire(&["up"]).expect(2).stderr.contains("wire number"));
+}
+
+/// Where no namespace was ever made there is no /run/netns: every wire but none fails, all wait.
+#[test]
+fn without_any_namespace_all_wires_wait() {
+    let host = Host::with(&[], &small().topology);
+    host.sh("ip netns del lan; umount -l /run/netns; rmdir /run/netns");
+    let up = host.wire(&["--json", "up"]).expect(0).json();
+    assert_eq!(up["waiting"].as_array().expect("a list").len(), 5, "one for each node that does not run: {up}");
+}
+
+/// A leftover of a dead namespace, a file at its place that is none, is no node that runs, and said so.
+#[test]
+fn a_file_that_is_no_namespace_is_told_apart() {
+    let world = small();
+    let host = Host::with(&["edge", "shop", "vault"], &world.topology);
+    host.sh("touch /run/netns/web");
+    let before = host.dump_nodes(&["edge", "shop", "vault"]);
+    let output = host.wire(&["up"]);
+    let said = output.stdout + &output.stderr;
+    assert!(said.contains("web"), "{said}");
+    assert!([0, 1].contains(&output.code));
+    assert!(host.ping("edge", "172.16.2.1"), "the others are wired");
+    host.wire(&["down"]).expect(0);
+    host.dump_nodes(&["edge", "shop", "vault"]).expect(&before, "down");
+}
+
+/// The environment is not believed: a path with traps and odd locales changes nothing.
+#[test]
+fn an_empty_environment_is_enough() {
+    let world = small();
+    let host = world.host();
+    let run = host.run("host", &["env", "-i", WIRE, "-f", TOPOLOGY, "up"]).expect(0);
+    assert!(run.stderr.lines().count() <= 1, "{}", run.stderr);
+    world.observe(&host);
+    host.sh("mkdir /run/trap; for name in ip nft podman sysctl; do printf '#!/bin/sh\\ntouch /run/sprung\\n' >/run/trap/$name; chmod +x /run/trap/$name; done");
+    host.run("host", &["env", "PATH=/run/trap", WIRE, "-f", TOPOLOGY, "down"]).expect(0);
+    assert!(!host.path("/run/sprung").exists(), "wire ran a program of the path");
+}

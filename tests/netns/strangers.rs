@@ -1,0 +1,227 @@
+//! What is not `wire`'s: named when it stands in the way, never touched, and the cause of no other wire's failure.
+
+use serde_json::Value;
+
+use crate::host::{Host, text};
+use crate::repair::deviation;
+use crate::world::{World, small};
+
+/// What is the stranger's of a dump: what was there before `up` came.
+fn untouched(host: &Host, before: &crate::host::Dump, what: &str) {
+    let after = host.dump();
+    let lost: Vec<_> = before.0.difference(&after.0).filter(|fact| !fact.contains(" setting ")).collect();
+    assert!(lost.is_empty(), "{what}: gone or changed: {lost:#?}");
+}
+
+/// A device of the same name, or a foreign network that overlaps the wire's: that wire fails alone and says why, the others
+/// are wired, and the stranger is left as he was, also by `down`. When he goes, the next `up` makes the wire.
+#[test]
+fn a_stranger_in_the_way_fails_one_wire() {
+    // By what he comes and goes, where he stands in the way, of which wire, and the kind of deviation.
+    let strangers = [
+        (
+            "ip link add host-edge type veth peer name x netns lan",
+            "ip link del host-edge",
+            ("host", "host-edge", "taken"),
+        ),
+        ("ip -n edge link add edge-web type bridge", "ip -n edge link del edge-web", ("edge", "edge-web", "taken")),
+        ("ip -n web link add eth0 type bridge", "ip -n web link del eth0", ("web", "edge-web", "taken")),
+        (
+            "ip -n shop link add eth0 type veth peer name eth1",
+            "ip -n shop link del eth0",
+            ("shop", "edge-shop-and-its-till", "taken"),
+        ),
+        (
+            "ip -n web link add x type bridge; ip -n web link property add dev x altname shop-web-database",
+            "ip -n web link del x",
+            ("web", "shop-web-database", "taken"),
+        ),
+        (
+            "ip route add 192.168.100.0/24 via 192.0.2.1",
+            "ip route del 192.168.100.0/24",
+            ("host", "host-edge", "overlap"),
+        ),
+        (
+            "ip route add 192.168.100.1/32 via 192.0.2.1",
+            "ip route del 192.168.100.1/32",
+            ("host", "host-edge", "overlap"),
+        ),
+        (
+            "ip address add 192.168.100.1/24 dev eth0",
+            "ip address del 192.168.100.1/24 dev eth0",
+            ("host", "host-edge", "overlap"),
+        ),
+        (
+            "ip address add 192.168.100.0/32 dev lo",
+            "ip address del 192.168.100.0/32 dev lo",
+            ("host", "host-edge", "overlap"),
+        ),
+    ];
+    let world = small();
+    for (by, undo, (node, wire, kind)) in strangers {
+        let host = world.host();
+        let clean = host.dump();
+        host.sh(by);
+        let before = host.dump();
+        let up = host.wire(&["--json", "up"]).expect(1).json();
+        let failed = up["failed"].as_array().expect("failed");
+        let about = |failure: &Value| failure.to_string().contains(wire) && !text(&failure["error"]).is_empty();
+        assert!(!failed.is_empty() && failed.iter().all(about), "{by}: {up:#}");
+        untouched(&host, &before, by);
+        for other in world.wires.iter().filter(|other| other.name != wire) {
+            assert!(host.ping(other.ends[0].0, other.ends[1].2), "{by}: {} is wired", other.name);
+        }
+        let audit = host.wire(&["--json", "audit"]).expect(3).json();
+        let message = text(&deviation(&audit, node, wire, kind)["message"]);
+        assert!(message.contains(wire) && message.contains(node), "{message}");
+        let told = host.wire(&["up"]).expect(1);
+        assert!(told.stderr.contains(wire) && told.stderr.contains(node), "{by}: {}", told.stderr);
+        untouched(&host, &before, by);
+        host.wire(&["down"]).expect(0);
+        host.dump().expect(&before, by);
+
+        host.sh(undo);
+        host.dump().expect(&clean, "the stranger has gone");
+        host.wire(&["up"]).expect(0);
+        world.observe(&host);
+    }
+}
+
+/// Strangers who come after `up`: an address on our device stands in the way of its wire alone.
+#[test]
+fn a_foreign_address_is_named_and_left() {
+    let world = small();
+    for (by, node, wire) in [
+        ("ip -n web address add 198.51.100.7/24 dev eth0", "web", "edge-web"),
+        ("ip address add 198.51.100.7/32 dev host-edge", "host", "host-edge"),
+        ("ip -n shop address add 2001:db8::1/64 dev shop-web-database", "shop", "shop-web-database"),
+    ] {
+        let (host, _) = world.up();
+        host.sh(by);
+        let before = host.dump();
+        let audit = host.wire(&["--json", "audit"]).expect(3).json();
+        let message = text(&deviation(&audit, node, wire, "foreign-address")["message"]);
+        assert!(message.contains(wire) && message.contains(node), "{message}");
+        let up = host.wire(&["--json", "up"]).expect(1).json();
+        assert!(up["failed"].to_string().contains(wire), "{up:#}");
+        host.dump().expect(&before, by);
+        host.wire(&["audit"]).expect(3);
+
+        host.sh("ip -n edge link set edge-shop-and-its-till down");
+        host.wire(&["up"]).expect(1);
+        host.dump().expect(&before, "another wire is mended all the same");
+    }
+}
+
+/// A route of somebody else's over our device and a device of somebody else's in a node are deviations that `up` leaves
+/// alone, and no reason for it to fail.
+#[test]
+fn foreign_routes_and_devices_are_named_and_left() {
+    let world = small();
+    for (by, node, wire, kind, name) in [
+        ("ip -n web route add 198.51.100.0/24 via 172.16.1.0", "web", "edge-web", "foreign-route", "198.51.100.0/24"),
+        ("ip -n web route add default via 172.16.1.0", "web", "edge-web", "foreign-route", "default"),
+        ("ip route add 198.51.100.0/24 via 192.168.100.1", "host", "host-edge", "foreign-route", "198.51.100.0/24"),
+        ("ip -n web link add podman1 type bridge", "web", "", "foreign-device", "podman1"),
+        ("ip -n edge link add wg7 type bridge", "edge", "", "foreign-device", "wg7"),
+        ("ip -n vault link add eth0 type bridge", "vault", "", "network", "eth0"),
+        ("ip link add host-b type veth peer name eth0 netns vault", "vault", "", "network", "eth0"),
+    ] {
+        let (host, _) = world.up();
+        host.sh(by);
+        let before = host.dump();
+        let audit = host.wire(&["--json", "audit"]).expect(3).json();
+        let message = text(&deviation(&audit, node, wire, kind)["message"]);
+        assert!(message.contains(node) && message.contains(name), "{message}");
+        host.wire(&["up"]).expect(0);
+        host.dump().expect(&before, by);
+        host.wire(&["audit"]).expect(3);
+        host.wire(&["down"]).expect(0);
+        assert!(kind.ends_with("route") || host.links(node).iter().any(|link| link == name), "{by}: {name} stays");
+    }
+    let (host, _) = world.up();
+    host.sh("ip link add docker0 type bridge; ip route add 203.0.113.0/24 via 192.0.2.1");
+    host.wire(&["audit"]).expect(0);
+}
+
+/// A hub's own tunnel, the device of its `clients`, is no stranger.
+#[test]
+fn the_device_of_a_hubs_clients_is_expected() {
+    let (host, _) = small().up();
+    host.sh(
+        "ip -n edge link add wg0 type bridge; ip -n edge address add 10.100.0.1/24 dev wg0; ip -n edge link set wg0 up",
+    );
+    host.wire(&["audit"]).expect(0);
+    let before = host.dump();
+    host.wire(&["up"]).expect(0);
+    host.dump().expect(&before, "up");
+}
+
+/// Our device that lost every mark is a stranger by now: it is named, and left alone.
+#[test]
+fn a_device_without_any_mark_is_a_stranger() {
+    let (host, _) = small().up();
+    host.sh("ip -n web link set eth0 group default alias '' address 02:00:00:00:00:01");
+    host.sh("ip -n edge link set edge-web group default alias '' address 02:00:00:00:00:02");
+    let before = host.dump();
+    let audit = host.wire(&["--json", "audit"]).expect(3).json();
+    deviation(&audit, "web", "edge-web", "taken");
+    deviation(&audit, "edge", "edge-web", "taken");
+    host.wire(&["up"]).expect(1);
+    host.dump().expect(&before, "up");
+}
+
+/// Two nodes of the file in one namespace, or a node in the host's own, are refused; their wires alone fail.
+#[test]
+fn one_namespace_is_one_node() {
+    let world = World { nodes: vec!["edge", "web", "vault"], ..small() };
+    let host = world.host();
+    host.sh("touch /run/netns/shop; mount --bind /run/netns/web /run/netns/shop");
+    let before = host.dump();
+    let audit = host.wire(&["--json", "audit"]).expect(3).json();
+    let named = audit["deviations"].as_array().expect("deviations").iter().filter(|d| d["kind"] == "refused");
+    let named: Vec<String> = named.map(Value::to_string).collect();
+    assert!(named.iter().any(|d| d.contains("web") && d.contains("shop")), "{audit:#}");
+    host.wire(&["up"]).expect(1);
+    assert!(host.links("web").len() == 1, "neither is wired: {:?}", host.links("web"));
+    host.wire(&["down"]).expect(0);
+    host.dump().expect(&before, "down");
+
+    let host = world.host();
+    host.sh("touch /run/netns/shop; mount --bind /proc/self/ns/net /run/netns/shop");
+    let before = host.links("host");
+    let up = host.wire(&["up"]).expect(1);
+    assert!(up.stderr.contains("shop") && up.stderr.contains("host"), "{}", up.stderr);
+    let after: Vec<_> = host.links("host").into_iter().filter(|link| link != "host-edge").collect();
+    assert_eq!(after, before);
+}
+
+/// Other people's rules are as they were, whatever `wire` does.
+#[test]
+fn rules_of_others_stay() {
+    let world = small();
+    let host = world.host();
+    let rules = "
+table inet firewall {
+    chain input {
+        type filter hook input priority 0; policy accept;
+        counter
+        tcp dport 22 accept
+    }
+}
+table ip nat {
+    chain post {
+        type nat hook postrouting priority 100;
+        oifname eth0 masquerade
+    }
+}
+";
+    host.write("/run/rules", rules);
+    host.sh("nft -f /run/rules; nsenter --net=/run/netns/edge nft -f /run/rules");
+    let before = host.dump();
+    let rules = |fact: &str| fact.contains(" nft ") && ["firewall", "nat"].iter().any(|table| fact.contains(table));
+    host.wire(&["up"]).expect(0);
+    host.dump().only(rules).expect(&before.only(rules), "up");
+    host.wire(&["down"]).expect(0);
+    host.dump().expect(&before, "down");
+}

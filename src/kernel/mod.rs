@@ -1,6 +1,7 @@
 //! The only room with side effects: it finds the namespaces, reads what they hold into a `State`, and carries out a `Plan`.
 //! It decides nothing; what is right is said by the plan it is given.
 
+pub mod lab;
 mod link;
 mod netns;
 mod podman;
@@ -763,7 +764,9 @@ impl Open {
                 // A kernel before 5.18 keeps no mark: then it counts as ours if it is as the file says.
                 let ours = seen.ours.unwrap_or_else(|| has_address(wires, wire, &seen.address));
                 if ours {
-                    namespace.ends.entry(wire.clone()).and_modify(|end| drop(end.addresses.insert(seen.address)));
+                    namespace.ends.entry(wire.clone()).and_modify(|end| {
+                        end.addresses.insert(seen.address);
+                    });
                 } else if !seen.link_local {
                     namespace.foreign.addresses.push((wire.clone(), seen.address));
                 }
@@ -787,7 +790,9 @@ impl Open {
                 match seen.via {
                     Some(via) if seen.ours => {
                         let route = Route { to: seen.to, via };
-                        namespace.ends.entry(wire.clone()).and_modify(|end| drop(end.routes.insert(route)));
+                        namespace.ends.entry(wire.clone()).and_modify(|end| {
+                            end.routes.insert(route);
+                        });
                     }
                     _ => namespace.foreign.routes.push((wire.clone(), seen.to)),
                 }

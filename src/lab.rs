@@ -1,7 +1,86 @@
-//! stand-in
-use crate::Voice;
+//! `wire lab`: the topology in namespaces to throw away, wired by the same line as everywhere else.
+
+use std::collections::BTreeSet;
+
+use crate::apply;
+use crate::desired;
 use crate::error::{Error, Exit};
-use crate::topology::Topology;
-pub fn run(_v: &Voice, _t: Topology, _n: &str, _c: &[String]) -> Result<Exit, Error> {
-    Ok(Exit::Done)
+use crate::kernel::lab::{self, Lab, Listeners, Side};
+use crate::near::nearest;
+use crate::plan;
+use crate::report;
+use crate::state::State;
+use crate::target::Scope;
+use crate::topology::{HOST, Home, Name, Protocol, Service, Topology};
+use crate::voice::Voice;
+
+/// A range of ports longer than this is listened on in its first ports alone.
+const PORTS: usize = 64;
+
+/// Builds everything, wires and audits it, and runs `command` in `node` if there is one. Returns the exit code.
+pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]) -> Result<u8, Error> {
+    let place = match topology.nodes.get_key_value(node) {
+        Some((name, _)) => topology.namespace_of(name).clone(),
+        None if node == HOST => Name::host(),
+        None => {
+            let known = topology.nodes.keys().map(Name::as_str).chain([HOST]);
+            let hint = nearest(node, known)
+                .map_or("`wire check -v` says what there is".to_owned(), |near| format!("did you mean `{near}`?"));
+            return Err(Error::invalid(format!("there is no node `{node}`")).hint(hint));
+        }
+    };
+    if let Side::Outside(code) = lab::enter()? {
+        return Ok(code);
+    }
+    for node in topology.nodes.values_mut() {
+        node.home = Home::Netns(node.name.clone());
+    }
+    let lab = Lab::new()?;
+    lab.outside(&topology.host.uplinks)?;
+    let mut listeners = Listeners::default();
+    let mut inside = None;
+    for node in topology.nodes.values().filter(|node| node.shares.is_none()) {
+        let netns = lab.namespace(node.name.as_str())?;
+        for (protocol, port) in ports(&topology, &node.name) {
+            match protocol {
+                Protocol::Tcp => listeners.add_tcp(&lab, &node.name, &netns, port)?,
+                Protocol::Udp => listeners.add_udp(&lab, &node.name, &netns, port)?,
+                Protocol::Icmp | Protocol::Icmpv6 => {}
+            }
+        }
+        if node.name == place {
+            inside = Some(netns);
+        }
+    }
+    listeners.answer();
+    let scope = Scope::everything(&topology);
+    let want = |seen: &State| desired::up(&topology, &scope, seen);
+    let (report, seen) = apply::change(voice, &topology, &scope, want)?;
+    if !command.is_empty() && report.is_success() {
+        return lab.run(inside.as_ref(), command);
+    }
+    let plan = plan::diff(&want(&seen), &seen);
+    let audit = report::audit(&topology, &scope, &seen, &plan, plan::strangers(&topology, &seen));
+    voice.lab(&report, &audit);
+    Ok(if report.is_success() { audit.exit() } else { Exit::Failed } as u8)
+}
+
+/// The ports that a node is to answer on: those of every flow towards it, and of what is published at it.
+fn ports(topology: &Topology, node: &Name) -> BTreeSet<(Protocol, u16)> {
+    let mut ports = BTreeSet::new();
+    let mut add = |service: &Service, shift: Option<u16>| {
+        for &(low, high) in &service.ports {
+            let moved = shift.map_or(low, |to| to + (low - service.ports[0].0));
+            let range = (moved..=moved + (high - low)).take(PORTS);
+            ports.extend(range.map(|port| (service.protocol, port)));
+        }
+    };
+    for (wire, end) in topology.wires_of(node.as_str()) {
+        let towards = if end == 1 { &wire.allow } else { &wire.allow_back };
+        towards.iter().for_each(|flow| add(&flow.flow, None));
+        if wire.far(end).node.is_host() {
+            wire.publish.iter().for_each(|publish| add(&publish.flow, publish.to_port));
+        }
+    }
+    ports
 }

@@ -174,11 +174,6 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.findings.is_empty()
     }
-
-    /// Whether a wire has a finding that keeps it from being what the file says.
-    pub fn blocked(&self, wire: &Name) -> bool {
-        self.findings.iter().any(|finding| finding.blocks && finding.wire.as_ref() == Some(wire))
-    }
 }
 
 /// What has to change for `seen` to become `wanted`.

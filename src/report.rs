@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::error::{Error, Fault};
+use crate::error::{Error, Exit, Fault};
 use crate::plan::{Action, Change, Finding, Plan, Waiting};
 use crate::state::{State, Traffic};
 use crate::target::Scope;
@@ -35,6 +35,12 @@ impl Report {
 pub struct Audit {
     pub wires: Vec<AuditedWire>,
     pub deviations: Vec<Deviation>,
+}
+
+impl Audit {
+    pub fn exit(&self) -> Exit {
+        if self.deviations.is_empty() { Exit::Done } else { Exit::Differs }
+    }
 }
 
 #[derive(Debug, Serialize)]

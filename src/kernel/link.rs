@@ -2,7 +2,7 @@
 //! request that each action becomes. It opens nothing and sends nothing.
 
 use std::net::IpAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -293,6 +293,15 @@ pub fn create([first, second]: [Birth; 2]) -> Request {
     let peer = born(LinkMessageBuilder::<LinkUnspec>::default(), &second).build();
     let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth);
     let message = born(pair, &first).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
+    (RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// A pair that is not `wire`'s, as a lab's uplink: one end here, the other there, under one name and index.
+pub fn unmarked_pair(name: &str, index: u32, there: BorrowedFd) -> Request {
+    let peer = LinkMessageBuilder::<LinkUnspec>::default().index(index).name(name.to_owned());
+    let peer = peer.setns_by_fd(there.as_raw_fd()).build();
+    let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).index(index).name(name.to_owned());
+    let message = pair.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
     (RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 

@@ -4,7 +4,7 @@
 //! only refusals appear: send, then receive until there is nothing more, is the whole protocol and needs no runtime.
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkDeserializable, NetlinkHeader,
@@ -210,10 +210,6 @@ impl Socket {
                 other => return other.map(drop),
             }
         }
-    }
-
-    pub fn raw(&self) -> i32 {
-        self.0.as_raw_fd()
     }
 }
 

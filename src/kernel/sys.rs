@@ -118,3 +118,9 @@ pub fn procfs() -> Result<OwnedFd, Errno> {
     // SAFETY: as above.
     Ok(unsafe { OwnedFd::from_raw_fd(mount as i32) })
 }
+
+/// Divides the process in two.
+pub fn fork() -> nix::Result<nix::unistd::ForkResult> {
+    // SAFETY: the program has started no thread before, so the child finds every lock free.
+    unsafe { nix::unistd::fork() }
+}

@@ -8,12 +8,13 @@ use libfuzzer_sys::fuzz_target;
 #[allow(dead_code, reason = "only the parser is driven here")]
 mod src {
     pub mod error;
+    pub mod near;
     pub mod parse;
     pub mod topology;
 }
 
 // The sources name each other from the root of the crate.
-use src::{error, parse, topology};
+use src::{error, near, parse, topology};
 
 fuzz_target!(|text: &str| {
     let inside = |faults: Vec<error::Fault>| {

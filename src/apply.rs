@@ -1,0 +1,81 @@
+//! From a wanted state to a kernel that holds it: look, take the difference, carry it out, look again. Says what was done.
+
+use std::collections::BTreeSet;
+
+use crate::desired;
+use crate::error::Error;
+use crate::kernel::run::RunDirectory;
+use crate::kernel::{self, Kernel, Where};
+use crate::plan::{self, Plan};
+use crate::report::Report;
+use crate::state::State;
+use crate::target::Scope;
+use crate::topology::{Name, Topology};
+use crate::voice::{Progress, Voice};
+
+/// A container may come back in a new namespace while it is wired: then what is left is done once more, a few times.
+const ROUNDS: usize = 4;
+
+/// Makes the kernel what is wanted, and looks again: what is not so then has failed, whatever the kernel answered before.
+pub fn change(
+    voice: &Voice,
+    topology: &Topology,
+    scope: &Scope,
+    want: impl Fn(&State) -> State,
+) -> Result<(Report, State), Error> {
+    kernel::may("wire network namespaces", &[kernel::ENTER, kernel::CHANGE])?;
+    let run = RunDirectory::open()?;
+    let _lock = run.lock(|| voice.say("waiting for another run of wire to end"))?;
+    let mut kernel = Kernel::open(Some(run))?;
+    let mut report = Report::default();
+    let mut refused: Vec<(plan::Change, String)> = Vec::new();
+    for round in 0.. {
+        let seen = observe(&mut kernel, topology, scope)?;
+        let Plan { changes, waiting, findings } = plan::diff(&want(&seen), &seen);
+        if changes.is_empty() || round == ROUNDS {
+            report.waiting = waiting;
+            report.findings = findings;
+            for left in changes {
+                report
+                    .done
+                    .retain(|done| (&done.node, &done.wire, &done.action) != (&left.node, &left.wire, &left.action));
+                let same = |(change, _): &&(plan::Change, String)| change.wire == left.wire && change.node == left.node;
+                let error = refused.iter().find(same).map(|(_, error)| error.clone());
+                let error = error.unwrap_or_else(|| format!("it was done and is not so: {}", left.reason));
+                report.failed.push((left, error));
+            }
+            return Ok((report, seen));
+        }
+        let plan = Plan { changes, ..Plan::default() };
+        let mut progress = Progress::of(voice);
+        let refusals = kernel.apply(&plan, &mut |done, total| progress.show(done, total))?;
+        progress.end();
+        refused = refusals.into_iter().map(|refused| (plan.changes[refused.change].clone(), refused.error)).collect();
+        report.done.extend(plan.changes);
+        kernel.find_again(topology)?;
+    }
+    Ok((report, State::default()))
+}
+
+/// Which namespaces a scope needs to see.
+fn nodes_of(topology: &Topology, scope: &Scope) -> BTreeSet<Name> {
+    let wires = topology.wires.iter().filter(|wire| scope.wires.contains(&wire.name));
+    let ends = wires.flat_map(|wire| wire.ends.iter().map(|end| end.node.clone()));
+    ends.chain(scope.nodes.iter().cloned()).collect()
+}
+
+fn observe(kernel: &mut Kernel, topology: &Topology, scope: &Scope) -> Result<State, Error> {
+    let seen = if scope.everything {
+        kernel.observe(topology, &Where::Everywhere)?
+    } else {
+        kernel.observe(topology, &Where::Nodes(&nodes_of(topology, scope)))?
+    };
+    Ok(desired::narrow(&seen, scope))
+}
+
+/// For commands that only look: the lock is somebody else's to take, and nothing is made for it.
+pub fn look(topology: &Topology, scope: &Scope) -> Result<State, Error> {
+    kernel::may("look into other network namespaces", &[kernel::ENTER])?;
+    let mut kernel = Kernel::open(RunDirectory::look()?)?;
+    observe(&mut kernel, topology, scope)
+}

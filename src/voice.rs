@@ -1,0 +1,172 @@
+//! Where words go: data to stdout, talk to stderr, colours and progress only to a person. The only room that prints.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "here and nowhere else")]
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use crate::cli::{Cli, Colour};
+use crate::error::{Error, Exit, Fault};
+use crate::plan::Plan;
+use crate::report::{self, Paint, Report};
+
+pub fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Where words go: data to stdout, talk to stderr.
+pub struct Voice {
+    pub json: bool,
+    quiet: bool,
+    pub verbose: bool,
+    pub out: Paint,
+    pub err: Paint,
+}
+
+impl Voice {
+    pub fn of(cli: &Cli) -> Voice {
+        let paint = |terminal: bool| match cli.color {
+            Colour::Always => Paint(true),
+            Colour::Never => Paint(false),
+            Colour::Auto => Paint(terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())),
+        };
+        Voice {
+            json: cli.json,
+            quiet: cli.quiet,
+            verbose: cli.verbose,
+            out: paint(std::io::stdout().is_terminal()),
+            err: paint(std::io::stderr().is_terminal()),
+        }
+    }
+
+    /// A reader that has gone away (`wire audit | head`) is no failure.
+    pub fn print(&self, text: &str) {
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    }
+
+    pub fn print_json(&self, value: &serde_json::Value) {
+        self.print(&format!("{value}\n"));
+    }
+
+    pub fn complain(&self, text: &str) {
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+
+    pub fn remark(&self, text: &str) {
+        if !self.quiet {
+            self.complain(text);
+        }
+    }
+
+    pub fn say(&self, line: &str) {
+        self.remark(&format!("{line}\n"));
+    }
+
+    pub fn faults(&self, path: &str, text: &str, faults: &[Fault]) -> Exit {
+        if self.json {
+            self.print_json(&report::check_json(None, faults, &[]));
+        } else {
+            for fault in faults {
+                self.complain(&(report::fault("error", fault, path, text, self.err) + "\n"));
+            }
+            self.complain(&format!("{path}: {}; nothing was changed\n", count(faults.len(), "error")));
+        }
+        Exit::Invalid
+    }
+
+    pub fn plan(&self, plan: &Plan) {
+        if self.json {
+            self.print_json(&report::plan_json(plan));
+            return;
+        }
+        self.print(&report::changes(&plan.changes, self.out));
+        self.findings(plan);
+        self.waits(plan);
+        if plan.is_empty() {
+            self.say("nothing to do");
+        }
+    }
+
+    fn findings(&self, plan: &Plan) {
+        for finding in &plan.findings {
+            self.complain(&report::error(&Error::failed(&*finding.message).hint(&*finding.hint), self.err));
+        }
+    }
+
+    fn waits(&self, plan: &Plan) {
+        for line in report::waits(&plan.waiting) {
+            self.say(&format!("waiting: {line}"));
+        }
+    }
+
+    pub fn audit(&self, audit: &report::Audit) {
+        if self.json {
+            self.print_json(&serde_json::json!(audit));
+        } else {
+            self.print(&report::audit_table(audit, self.out));
+        }
+    }
+
+    /// What a lab did, and how it stood before it was gone.
+    pub fn lab(&self, report: &Report, audit: &report::Audit) {
+        if self.json {
+            self.print_json(&serde_json::json!({ "up": report::report_json(report), "audit": audit }));
+        } else {
+            self.report(report, "lab");
+            self.audit(audit);
+            self.say("the lab is gone again");
+        }
+    }
+
+    pub fn report(&self, report: &Report, verb: &str) {
+        if self.json {
+            self.print_json(&report::report_json(report));
+            return;
+        }
+        if !self.quiet {
+            self.print(&report::changes(&report.done, self.out));
+        }
+        for (change, error) in &report.failed {
+            self.complain(&report::error(&Error::failed(format!("{change}: {error}")), self.err));
+        }
+        let plan = Plan { changes: Vec::new(), waiting: report.waiting.clone(), findings: report.findings.clone() };
+        self.findings(&plan);
+        self.waits(&plan);
+        let blocked = report.findings.iter().filter(|finding| finding.blocks).count();
+        match (report.done.len(), report.failed.len() + blocked) {
+            (0, 0) => self.say(&format!("{verb}: nothing to do")),
+            (done, 0) => self.say(&format!("{verb}: {} done", count(done, "change"))),
+            (done, failed) => {
+                self.say(&format!("{verb}: {} done, {failed} not; running it again is safe", count(done, "change")))
+            }
+        }
+    }
+}
+
+/// How far it is, for a person who looks on while it takes long.
+pub struct Progress {
+    start: Instant,
+    shown: Option<Instant>,
+    on: bool,
+}
+
+impl Progress {
+    pub fn of(voice: &Voice) -> Progress {
+        let on = std::io::stderr().is_terminal() && !voice.quiet && !voice.json;
+        Progress { start: Instant::now(), shown: None, on }
+    }
+
+    pub fn show(&mut self, done: usize, total: usize) {
+        let now = Instant::now();
+        let due = now - self.shown.unwrap_or(self.start) > Duration::from_millis(100);
+        if self.on && due && total > 0 {
+            self.shown = Some(now);
+            let _ = write!(std::io::stderr(), "\rwiring: {:3} %", 100 * done / total);
+        }
+    }
+
+    pub fn end(&self) {
+        if self.shown.is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}

@@ -28,6 +28,8 @@ pub struct Draft<'t> {
     pub netns: bool,
     pub user: Option<String>,
     pub wires: Vec<Wire<'t>>,
+    /// All wires, hubs and nodes could be read: one that is not there does not exist.
+    pub whole: bool,
     pub modules: Vec<Module>,
     /// All of `[module]` could be read: a node that is not there is in no module.
     pub modules_whole: bool,
@@ -154,19 +156,25 @@ pub fn read<'t>(page: &'t Page<'t>, tree: &'t DeTable<'t>) -> Option<Draft<'t>> 
     let podman = top.value("podman").and_then(|podman| podman.table(&PODMAN, "[podman]"));
     let (modules, modules_whole) = modules(&top);
     let (sets, sets_whole) = sets(&top);
+    let wires_value = top.value("wire").map(|wires| wires.list());
+    let mut whole = !top.misspells("wire") && !matches!(wires_value, Some(None));
+    let wires_list = wires_value.flatten().unwrap_or_default();
+    let wires: Vec<_> = wires_list.iter().filter_map(wire).collect();
+    whole &= wires.len() == wires_list.len();
     let draft = Draft {
         netns: runtime == Some("netns"),
         user: podman.and_then(|podman| user(&podman.value("user")?)).and_then(|user| rootless(user.it)),
-        wires: top.value("wire").and_then(|wires| wires.list()).unwrap_or_default().iter().filter_map(wire).collect(),
+        wires,
         modules,
         modules_whole,
         host: top.value("host").and_then(|host| host_table(&host)).unwrap_or_default(),
-        hubs: named(&top, "hub", hub),
-        nodes: named(&top, "node", node),
+        hubs: named(&top, "hub", hub, &mut whole),
+        nodes: named(&top, "node", node, &mut whole),
         pool: top.value("pool").and_then(|pool| pool_table(&pool)).unwrap_or_default(),
         sets,
         sets_whole,
         acme: top.value("acme").and_then(|acme| acme_table(&acme)),
+        whole,
     };
     // Last, when it is known whether it stands below a table.
     if !page.has_stray("version")
@@ -177,10 +185,23 @@ pub fn read<'t>(page: &'t Page<'t>, tree: &'t DeTable<'t>) -> Option<Draft<'t>> 
     Some(draft)
 }
 
-/// The tables `[KIND.NAME]`.
-fn named<'t, T>(top: &Table<'t>, kind: &'static str, read: fn(Said<Name>, &Value<'t>) -> Option<T>) -> Vec<T> {
-    let entries = top.value(kind).map(|tables| tables.named(format!("[{kind}]"))).unwrap_or_default();
-    entries.iter().filter_map(|(key, value)| read(name(key, kind)?, value)).collect()
+/// The tables `[KIND.NAME]`, and whether they are all there are.
+fn named<'t, T>(
+    top: &Table<'t>,
+    kind: &'static str,
+    read: fn(Said<Name>, &Value<'t>) -> Option<T>,
+    whole: &mut bool,
+) -> Vec<T> {
+    let entries = entries(top, kind, whole);
+    let tables: Vec<_> = entries.iter().filter_map(|(key, value)| read(name(key, kind)?, value)).collect();
+    *whole &= tables.len() == entries.len();
+    tables
+}
+
+fn entries<'t>(top: &Table<'t>, kind: &'static str, whole: &mut bool) -> Vec<(Word<'t>, Value<'t>)> {
+    let value = top.value(kind);
+    *whole &= !top.misspells(kind) && value.as_ref().is_none_or(Value::is_table);
+    value.map(|tables| tables.named(format!("[{kind}]"))).unwrap_or_default()
 }
 
 /// A name that this word gives to something.
@@ -229,7 +250,7 @@ fn choice(value: &Value, choices: &[&'static str]) -> Option<&'static str> {
 /// A user's name. Root's containers are those that belong to no other.
 fn user(value: &Value) -> Option<Said<String>> {
     let word = value.word()?;
-    let legal = |c: char| !c.is_whitespace() && !c.is_control() && !":/,\"'".contains(c);
+    let legal = |c: char| c.is_alphanumeric() || "._-+@\\$".contains(c);
     let is_name = !word.text.is_empty() && word.text.len() <= 255 && !word.text.starts_with('-');
     if !is_name || !word.text.chars().all(legal) {
         word.fault(format!("`{}` is no user's name", shown(word.text)), "write the name that `id` shows, as `liam`");
@@ -270,7 +291,8 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
     let before = value.page.count();
     let allow = table.value("allow").map(|value| flows(&value)).unwrap_or_default();
     let allow_back = table.value("allow-back").map(|value| flows(&value)).unwrap_or_default();
-    let flows_whole = value.page.count() == before;
+    let misspelt = ["allow", "allow-back"].iter().any(|key| table.misspells(key));
+    let flows_whole = value.page.count() == before && !misspelt;
     let publish = table.value("publish");
     let subnet6 = table.value("subnet6").and_then(|value| value.word());
     let subnet6 = subnet6.and_then(|word| Some(word.said(flow::subnet6(&word)?)));
@@ -286,6 +308,7 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
         u32::try_from(number).ok()
     });
     let subnet = table.value("subnet").and_then(|value| value.word());
+    let across_zones = table.value("across-zones").and_then(|value| value.truth());
     let mode = table.value("mode").and_then(|mode| choice(&mode, &["enforce", "audit"]));
     Some(Wire {
         what: table.what().to_string(),
@@ -302,10 +325,10 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
         publish_place: publish.as_ref().map(|publish| publish.place()),
         publish: publish.map(|publish| publishes(&publish)).unwrap_or_default(),
         mtu: mtu.unwrap_or(MTU),
-        ifname_torn: ifname_value.is_some() && ifname.is_none(),
+        ifname_torn: table.has("ifname") && ifname.is_none(),
         ifname,
         mode: if mode == Some("audit") { Mode::Audit } else { Mode::Enforce },
-        across_zones: table.value("across-zones").and_then(|value| value.truth()).unwrap_or_default(),
+        across_zones: across_zones.unwrap_or_else(|| table.has("across-zones")),
         ends: ends.map(|[a, b]| [a.said(a.text), b.said(b.text)]),
     })
 }
@@ -334,7 +357,7 @@ fn pair<'t>(value: &Value<'t>, wanted: &str, example: &str) -> Option<[Word<'t>;
 fn modules(top: &Table) -> (Vec<Module>, bool) {
     let mut whole = true;
     let mut modules = Vec::new();
-    for (key, value) in top.value("module").map(|modules| modules.named("[module]")).unwrap_or_default() {
+    for (key, value) in entries(top, "module", &mut whole) {
         let value = value.called(format!("module `{}`", shown(key.text)));
         let said = name(&key, "module");
         let Some(list) = value.list() else {
@@ -357,7 +380,7 @@ fn host_table(value: &Value) -> Option<Host> {
     let before = value.page.count();
     let uplinks = table.value("uplinks").map(|uplinks| uplinks.words()).unwrap_or_default();
     let uplinks: Vec<_> = uplinks.iter().filter_map(|word| Some(word.said(device(word)?))).collect();
-    let uplinks_torn = value.page.count() > before || table.has("uplinks") && table.value("uplinks").is_none();
+    let uplinks_torn = value.page.count() > before || table.misspells("uplinks");
     let policy = table.value("policy");
     let policy_place = policy.as_ref().map(Value::place).unwrap_or_default();
     let block = table.value("block").and_then(|block| block.word());
@@ -399,7 +422,7 @@ fn node<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Node<'t>> {
         network_none: network.and_then(|value| choice(&value, &["none"]).map(|_| value.place())),
         owned: owned.filter(|owned| owned.truth() == Some(true)).map(|owned| owned.place()),
         shares: shares.map(|word| word.said(word.text)),
-        zones_torn: zones.is_some() && zone_names.is_none(),
+        zones_torn: table.has("zones") && zone_names.is_none(),
         zones: zone_names,
         egress_place: egress.as_ref().map(Value::place),
         egress: egress.map(|egress| flows(&egress)).unwrap_or_default(),
@@ -423,10 +446,8 @@ fn pool_table(value: &Value) -> Option<Pool> {
 }
 
 fn sets(top: &Table) -> (BTreeMap<Name, Set>, bool) {
-    let entries = top.value("set").map(|sets| sets.named("[set]")).unwrap_or_default();
-    let count = entries.len();
-    let sets: BTreeMap<_, _> = entries.iter().filter_map(|(key, value)| set(name(key, "set")?, value)).collect();
-    let whole = sets.len() == count;
+    let mut whole = true;
+    let sets = named(top, "set", set, &mut whole).into_iter().collect();
     (sets, whole)
 }
 

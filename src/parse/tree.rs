@@ -196,6 +196,11 @@ impl<'t> Table<'t> {
         self.tree.get(key).is_some() || self.meant.contains(&key)
     }
 
+    /// Whether the key is there, but misspelt: what it says cannot be known.
+    pub fn misspells(&self, key: &str) -> bool {
+        self.meant.contains(&key)
+    }
+
     pub fn value(&self, key: &'static str) -> Option<Value<'t>> {
         let (key, tree) = self.tree.get_key_value(key)?;
         Some(self.entry(key, tree))

@@ -7,9 +7,9 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::topology::{Device, Flow, Name, Per, Protocol, Publish, Rate, Service, Whom};
 
+use super::kinds::{FLOW, PUBLISH};
 use super::near::{meant, nearest, shown};
 use super::tree::{Said, Table, Value, Word};
-use super::{FLOW, PUBLISH};
 
 /// New connections that may come at once where `burst` says nothing else.
 const BURST: u32 = 5;

@@ -306,7 +306,7 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
 fn what_wire(value: &Value) -> String {
     match value.peek("name") {
         Some(name) if !name.is_empty() => format!("wire `{}`", shown(name)),
-        _ => String::new(),
+        _ => "this wire".to_owned(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 
-use super::socket::{Batch, Refusal};
+use super::socket::{Batch, Refusal, Request};
 use super::{Held, Kernel, Refused, link};
 use crate::error::Error;
 use crate::plan::{Action, Change, Plan};
@@ -279,8 +279,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn push(&mut self, batch: &mut Batch, change: usize, tried: &'static str, (message, flags): link::Request) {
-        batch.push(self.tried.len(), message, flags);
+    fn push(&mut self, batch: &mut Batch, change: usize, tried: &'static str, request: Request) {
+        batch.push(self.tried.len(), &request);
         self.tried.push((change, tried));
     }
 

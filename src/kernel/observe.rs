@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 
 use ipnetwork::IpNetwork;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::AddressFamily;
 
 use super::link::{self, Seen};
 use super::netns::Netns;
@@ -67,13 +67,9 @@ impl Kernel {
     fn number_of(&self, from: &Name, to: &Name) -> Option<i32> {
         let (from, to) = (self.open.get(from)?, self.open.get(to)?);
         let mut batch = Batch::default();
-        batch.push(0, link::number_of(to.netns.as_fd().as_raw_fd()), 0);
+        batch.push(0, &link::number_of(to.netns.as_fd().as_raw_fd()));
         let mut number = None;
-        from.socket.exchange(&mut batch, |message| {
-            if let RouteNetlinkMessage::NewNsId(message) = message {
-                number = link::number(&message);
-            }
-        });
+        from.socket.exchange(&mut batch, |answer| number = number.or(link::number(answer)));
         number
     }
 }
@@ -143,10 +139,7 @@ impl Open {
         let mut namespace = Namespace::default();
         (self.ends, self.strays, self.next_index) = (HashMap::new(), HashMap::new(), 1);
         let cannot = |what: &str| format!("cannot list the {what} of {node}");
-        let links = self.socket.dump(link::list_links, |message| match message {
-            RouteNetlinkMessage::NewLink(message) => Some(link::seen(message)),
-            _ => None,
-        });
+        let links = self.socket.dump(&link::list_links(), link::seen);
         let mut foreign: HashMap<u32, String> = HashMap::new();
         let mut own: HashMap<u32, Name> = HashMap::new();
         let mut ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
@@ -211,13 +204,7 @@ impl Open {
     ) -> Result<(), Refusal> {
         let families = [Some(AddressFamily::Inet), ipv6.then_some(AddressFamily::Inet6)];
         for family in families.into_iter().flatten() {
-            let addresses = self.socket.dump(
-                || link::list_addresses(family),
-                |message| match message {
-                    RouteNetlinkMessage::NewAddress(message) => link::seen_address(&message),
-                    _ => None,
-                },
-            )?;
+            let addresses = self.socket.dump(&link::list_addresses(family), link::seen_address)?;
             for seen in addresses {
                 if let Some(device) = foreign.get(&seen.index) {
                     let network = IpNetwork::new(seen.address.network(), seen.address.prefix()).unwrap_or(seen.address);
@@ -234,13 +221,7 @@ impl Open {
                     namespace.foreign.addresses.push((wire.clone(), seen.address));
                 }
             }
-            let routes = self.socket.dump(
-                || link::list_routes(family),
-                |message| match message {
-                    RouteNetlinkMessage::NewRoute(message) => link::seen_route(&message),
-                    _ => None,
-                },
-            )?;
+            let routes = self.socket.dump(&link::list_routes(family), link::seen_route)?;
             for seen in routes {
                 if let Some(device) = seen.devices.iter().find_map(|index| foreign.get(index))
                     && (seen.metric == 0 || seen.to.prefix() != 0)

@@ -373,6 +373,7 @@ impl Monitor<'_> {
         let file = format!("/run/fence-{number}");
         self.host.write(&file, &format!("route add {fence}\nroute del {fence}\n"));
         self.host.run(&self.node, &["ip", "-batch", &file]).expect(0);
+        std::fs::remove_file(self.host.path(&file)).expect(&file);
         let end = Instant::now() + patience;
         let mut events = Vec::new();
         loop {

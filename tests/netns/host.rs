@@ -33,7 +33,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Makes the pretend host inside its fresh namespaces: `/run` of its own, and an uplink `eth0` whose far end is the
-/// namespace `lan`. Duplicate address detection is off, so that its addresses are there at once.
+/// namespace `lan`. Duplicate address detection is off, and the pair has two indexes (with one alone, the kernel's link watch
+/// takes its time), so that its addresses are there at once.
 const SETUP: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -43,7 +44,7 @@ ip netns add lan
 for at in '' '--net=/run/netns/lan'; do
   nsenter $at sh -c 'for f in all default; do echo 0 >/proc/sys/net/ipv6/conf/$f/accept_dad; done'
 done
-ip link add eth0 address 02:00:00:00:00:01 type veth peer name eth0 netns lan address 02:00:00:00:00:02
+ip link add eth0 address 02:00:00:00:00:01 type veth peer name eth0 netns lan index 100 address 02:00:00:00:00:02
 ip address add 192.0.2.2/24 dev eth0
 ip -n lan address add 192.0.2.1/24 dev eth0
 ip -n lan link set eth0 up
@@ -372,6 +373,7 @@ impl Monitor<'_> {
         let file = format!("/run/fence-{number}");
         self.host.write(&file, &format!("route add {fence}\nroute del {fence}\n"));
         self.host.run(&self.node, &["ip", "-batch", &file]).expect(0);
+        std::fs::remove_file(self.host.path(&file)).expect(&file);
         let end = Instant::now() + patience;
         let mut events = Vec::new();
         loop {

@@ -58,6 +58,9 @@ pub enum Action {
     },
     /// Sets a sysctl of the whole namespace.
     SetAll(Setting, i32),
+    RemoveRoute(Route),
+    /// Before others are added: of two addresses in one subnet the second goes with the first.
+    RemoveAddress(IpNetwork),
     /// Takes the wire's name from the device's altnames, so that the device can be called by it.
     Unname,
     Rename {
@@ -75,9 +78,7 @@ pub enum Action {
     Mtu(u32),
     Set(Setting, i32),
     AddAddress(IpNetwork),
-    RemoveAddress(IpNetwork),
     Up,
-    RemoveRoute(Route),
     AddRoute(Route),
 }
 
@@ -123,19 +124,19 @@ impl Action {
         match self {
             Action::Remove { .. } => 0,
             Action::SetAll(..) => 1,
-            Action::Unname => 2,
-            Action::Rename { .. } => 3,
-            Action::Create(_) => 4,
-            Action::Mark(_) => 5,
-            Action::Altname => 6,
-            Action::Release => 7,
-            Action::Arp => 8,
-            Action::Mtu(_) => 9,
-            Action::Set(..) => 10,
-            Action::AddAddress(_) => 11,
-            Action::RemoveAddress(_) => 12,
-            Action::Up => 13,
-            Action::RemoveRoute(_) => 14,
+            Action::RemoveRoute(_) => 2,
+            Action::RemoveAddress(_) => 3,
+            Action::Unname => 4,
+            Action::Rename { .. } => 5,
+            Action::Create(_) => 6,
+            Action::Mark(_) => 7,
+            Action::Altname => 8,
+            Action::Release => 9,
+            Action::Arp => 10,
+            Action::Mtu(_) => 11,
+            Action::Set(..) => 12,
+            Action::AddAddress(_) => 13,
+            Action::Up => 14,
             Action::AddRoute(_) => 15,
         }
     }
@@ -411,20 +412,27 @@ impl Plan {
                 None => change(Action::Set(setting, value), "it is not there".to_owned()),
             }
         }
+        // Where IPv6 is switched off, its addresses and routes go with it.
+        let stays = |ipv6: bool| !ipv6 || wanted.settings.get(&Setting::DisableIpv6) != Some(&1);
+        for route in seen.routes.difference(&wanted.routes).filter(|route| stays(route.to.is_ipv6())) {
+            change(Action::RemoveRoute(*route), "the file does not want it any more".to_owned());
+        }
+        for address in seen.addresses.difference(&wanted.addresses).filter(|address| stays(address.is_ipv6())) {
+            change(Action::RemoveAddress(*address), "the file does not want it any more".to_owned());
+        }
         for address in wanted.addresses.difference(&seen.addresses) {
             change(Action::AddAddress(*address), "it is missing".to_owned());
-        }
-        for address in seen.addresses.difference(&wanted.addresses) {
-            change(Action::RemoveAddress(*address), "the file does not want it any more".to_owned());
         }
         if !seen.up {
             change(Action::Up, "it is down".to_owned());
         }
-        for route in seen.routes.difference(&wanted.routes) {
-            change(Action::RemoveRoute(*route), "the file does not want it any more".to_owned());
-        }
-        for route in wanted.routes.difference(&seen.routes) {
-            change(Action::AddRoute(*route), "it is missing".to_owned());
+        let lost = renumbered(wanted, seen);
+        for route in &wanted.routes {
+            if !seen.routes.contains(route) {
+                change(Action::AddRoute(*route), "it is missing".to_owned());
+            } else if lost && route.to.is_ipv4() {
+                change(Action::AddRoute(*route), "it goes with the address that is removed".to_owned());
+            }
         }
     }
 
@@ -455,6 +463,13 @@ impl Plan {
             self.changes.insert(0, Change { node, wire, action: Action::Rename { from, to: spare }, reason });
         }
     }
+}
+
+/// Whether a device is without any of its IPv4 addresses for a moment: its IPv4 routes go with the last (fib_disable_ip,
+/// net/ipv4/fib_frontend.c).
+fn renumbered(wanted: &End, seen: &End) -> bool {
+    let ipv4 = || seen.addresses.iter().filter(|address| address.is_ipv4());
+    ipv4().next().is_some() && ipv4().all(|address| !wanted.addresses.contains(address))
 }
 
 fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {

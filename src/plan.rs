@@ -199,9 +199,9 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
                 };
                 plan.change(name, None, Action::SetAll(setting, value), reason);
                 // Switching forwarding switches the taking of redirects the other way (inet_forward_change, net/ipv4/devinet.c).
-                let redirects = wanted.settings.get(&Setting::AcceptRedirects);
+                let redirects = namespace.settings.get(&Setting::AcceptRedirects);
                 if let Some(&redirects) = redirects.filter(|_| setting == Setting::Forwarding)
-                    && namespace.settings.get(&Setting::AcceptRedirects) == Some(&redirects)
+                    && wanted.settings.get(&Setting::AcceptRedirects).is_none_or(|wanted| *wanted == redirects)
                 {
                     let set = Action::SetAll(Setting::AcceptRedirects, redirects);
                     plan.change(name, None, set, "the kernel changes it with forwarding");

@@ -6,7 +6,7 @@ use std::fmt;
 
 use ipnetwork::IpNetwork;
 
-use crate::state::{End, Marks, Namespace, Route, Setting, State};
+use crate::state::{End, Foreign, Marks, Namespace, Route, Setting, State};
 use crate::topology::{Device, Mac, Name, Topology};
 
 /// What stands between the state that was seen and the one that is wanted.
@@ -143,6 +143,11 @@ impl Action {
 }
 
 impl Change {
+    /// The wire's name, where a device could have it: it is too long for one otherwise.
+    fn altname(&self) -> Option<Device> {
+        Device::new(self.wire.as_ref()?.as_str())
+    }
+
     /// What is changed, in the user's names: the wire, and what of it.
     pub fn subject(&self) -> String {
         let wire = self.wire.as_ref().map(Name::as_str).unwrap_or_default();
@@ -436,32 +441,108 @@ impl Plan {
         }
     }
 
-    /// Where a device is to get the name that another of ours still has, that other goes by a name of its own for a moment.
+    /// Puts the renames of a namespace into an order in which each name is free when a device gets it. Where devices swap their
+    /// names, and where one that is left alone has a name that is needed, that one goes by a name of its own for now.
     fn untangle(&mut self, seen: &State) {
-        let names: BTreeSet<(Name, Device)> = (self.changes.iter())
-            .filter_map(|change| match &change.action {
-                Action::Rename { to, .. } => Some((change.node.clone(), to.clone())),
-                _ => None,
-            })
+        let gone: BTreeSet<Name> = (self.changes.iter())
+            .filter(|change| matches!(change.action, Action::Remove { .. }))
+            .filter_map(|change| change.wire.clone())
             .collect();
-        for i in 0..self.changes.len() {
-            let Change { node, action: Action::Rename { from, .. }, .. } = &self.changes[i] else { continue };
-            if !names.contains(&(node.clone(), from.clone())) {
+        for (node, namespace) in &seen.namespaces {
+            let ends = namespace.ends.iter().filter(|(wire, _)| !gone.contains(*wire));
+            let held = ends.map(|(wire, end)| (end.device.clone(), wire.clone())).collect();
+            let mut renames =
+                Renames { node, foreign: &namespace.foreign, held, wanted: BTreeSet::new(), done: Vec::new() };
+            let mut pending = Vec::new();
+            for change in std::mem::take(&mut self.changes) {
+                match &change.action {
+                    Action::Rename { .. } if change.node == *node => pending.push(change),
+                    _ => self.changes.push(change),
+                }
+            }
+            renames.wanted.extend(pending.iter().flat_map(|change| target(change).cloned()));
+            for change in &self.changes {
+                renames.wanted.extend(names_made(change, node));
+            }
+            renames.carry_out(pending);
+            self.changes.append(&mut renames.done);
+        }
+    }
+}
+
+/// The renames of one namespace.
+struct Renames<'a> {
+    node: &'a Name,
+    foreign: &'a Foreign,
+    /// Who has which name now.
+    held: BTreeMap<Device, Name>,
+    /// The names that somebody is to get.
+    wanted: BTreeSet<Device>,
+    done: Vec<Change>,
+}
+
+impl Renames<'_> {
+    fn carry_out(&mut self, mut pending: Vec<Change>) {
+        let left_alone = |wire: &Name| pending.iter().all(|change| change.wire.as_ref() != Some(wire));
+        let in_the_way = self.held.iter().filter(|(device, wire)| self.wanted.contains(*device) && left_alone(wire));
+        for device in in_the_way.map(|(device, _)| device.clone()).collect::<Vec<Device>>() {
+            self.set_aside(&device);
+        }
+        while !pending.is_empty() {
+            let free = |change: &Change| target(change).is_some_and(|to| !self.held.contains_key(to));
+            if let Some(next) = pending.iter().position(free) {
+                self.push(pending.remove(next));
                 continue;
             }
-            let taken = |name: &Device| seen.namespaces[node].ends.values().any(|end| end.device == *name);
-            let spare = (0..)
-                .filter_map(|n| Device::new(&format!("wire+{n}")))
-                .find(|name| !taken(name) && !names.contains(&(node.clone(), name.clone())));
-            let Some(spare) = spare else { continue };
-            let (node, from) = (node.clone(), from.clone());
-            let wire = self.changes[i].wire.clone();
-            if let Action::Rename { from, .. } = &mut self.changes[i].action {
-                *from = spare.clone();
+            // Each waits for another: they go round in a circle.
+            let Some(device) = target(&pending[0]).cloned() else { return };
+            let Some((wire, spare)) = self.set_aside(&device) else { return };
+            for change in pending.iter_mut().filter(|change| change.wire.as_ref() == Some(&wire)) {
+                if let Action::Rename { from, .. } = &mut change.action {
+                    *from = spare.clone();
+                }
             }
-            let reason = format!("another wire is to have the name `{from}`");
-            self.changes.insert(0, Change { node, wire, action: Action::Rename { from, to: spare }, reason });
         }
+    }
+
+    /// Gives the end that has a name a spare one, and says which end and name.
+    fn set_aside(&mut self, device: &Device) -> Option<(Name, Device)> {
+        let wire = self.held.get(device)?.clone();
+        let is_free = |name: &Device| {
+            !self.held.contains_key(name) && !self.wanted.contains(name) && !self.foreign.has_device(name.as_str())
+        };
+        let spare = (0..).filter_map(|n| Device::new(&format!("wire+{n}"))).find(is_free)?;
+        let action = Action::Rename { from: device.clone(), to: spare.clone() };
+        let reason = format!("another wire is to have the name `{device}`");
+        self.push(Change { node: self.node.clone(), wire: Some(wire.clone()), action, reason });
+        Some((wire, spare))
+    }
+
+    fn push(&mut self, change: Change) {
+        if let Change { wire: Some(wire), action: Action::Rename { from, to }, .. } = &change {
+            self.held.remove(from);
+            self.held.insert(to.clone(), wire.clone());
+        }
+        self.done.push(change);
+    }
+}
+
+fn target(change: &Change) -> Option<&Device> {
+    match &change.action {
+        Action::Rename { to, .. } => Some(to),
+        _ => None,
+    }
+}
+
+/// The names that are taken in a namespace by a change other than a rename.
+fn names_made(change: &Change, node: &Name) -> Vec<Device> {
+    match &change.action {
+        Action::Create(ends) => {
+            let here = ends.iter().filter(|(at, _)| at == node).map(|(_, end)| end.device.clone());
+            here.chain(change.altname()).collect()
+        }
+        Action::Altname if change.node == *node => change.altname().into_iter().collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -143,11 +143,6 @@ impl Action {
 }
 
 impl Change {
-    /// The wire's name, where a device could have it: it is too long for one otherwise.
-    fn altname(&self) -> Option<Device> {
-        Device::new(self.wire.as_ref()?.as_str())
-    }
-
     /// What is changed, in the user's names: the wire, and what of it.
     pub fn subject(&self) -> String {
         let wire = self.wire.as_ref().map(Name::as_str).unwrap_or_default();
@@ -448,24 +443,26 @@ impl Plan {
             .filter(|change| matches!(change.action, Action::Remove { .. }))
             .filter_map(|change| change.wire.clone())
             .collect();
-        for (node, namespace) in &seen.namespaces {
+        let (renames, others): (Vec<Change>, _) =
+            std::mem::take(&mut self.changes).into_iter().partition(|change| target(change).is_some());
+        self.changes = others;
+        let mut pending: BTreeMap<Name, Vec<Change>> = BTreeMap::new();
+        let mut wanted: BTreeMap<Name, BTreeSet<Device>> = BTreeMap::new();
+        for change in renames {
+            wanted.entry(change.node.clone()).or_default().extend(target(&change).cloned());
+            pending.entry(change.node.clone()).or_default().push(change);
+        }
+        for (node, device) in self.changes.iter().flat_map(names_made) {
+            wanted.entry(node.clone()).or_default().insert(device);
+        }
+        for (node, wanted) in wanted {
+            let namespace = &seen.namespaces[&node];
             let ends = namespace.ends.iter().filter(|(wire, _)| !gone.contains(*wire));
             let held = ends.map(|(wire, end)| (end.device.clone(), wire.clone())).collect();
+            let pending = pending.remove(&node).unwrap_or_default();
             let mut renames =
-                Renames { node, foreign: &namespace.foreign, held, wanted: BTreeSet::new(), done: Vec::new() };
-            let mut pending = Vec::new();
-            for change in std::mem::take(&mut self.changes) {
-                match &change.action {
-                    Action::Rename { .. } if change.node == *node => pending.push(change),
-                    _ => self.changes.push(change),
-                }
-            }
-            renames.wanted.extend(pending.iter().flat_map(|change| target(change).cloned()));
-            for change in &self.changes {
-                renames.wanted.extend(names_made(change, node));
-            }
+                Renames { node: &node, foreign: &namespace.foreign, held, wanted, done: &mut self.changes };
             renames.carry_out(pending);
-            self.changes.append(&mut renames.done);
         }
     }
 }
@@ -478,7 +475,7 @@ struct Renames<'a> {
     held: BTreeMap<Device, Name>,
     /// The names that somebody is to get.
     wanted: BTreeSet<Device>,
-    done: Vec<Change>,
+    done: &'a mut Vec<Change>,
 }
 
 impl Renames<'_> {
@@ -534,14 +531,17 @@ fn target(change: &Change) -> Option<&Device> {
     }
 }
 
-/// The names that are taken in a namespace by a change other than a rename.
-fn names_made(change: &Change, node: &Name) -> Vec<Device> {
+/// The names that a change other than a rename takes, each with the namespace.
+fn names_made(change: &Change) -> Vec<(&Name, Device)> {
+    let altname = || Device::new(change.wire.as_ref()?.as_str());
     match &change.action {
-        Action::Create(ends) => {
-            let here = ends.iter().filter(|(at, _)| at == node).map(|(_, end)| end.device.clone());
-            here.chain(change.altname()).collect()
-        }
-        Action::Altname if change.node == *node => change.altname().into_iter().collect(),
+        Action::Create(ends) => ends
+            .iter()
+            .flat_map(|(node, end)| {
+                [Some(end.device.clone()), altname()].into_iter().flatten().map(move |device| (node, device))
+            })
+            .collect(),
+        Action::Altname => altname().map(|device| (&change.node, device)).into_iter().collect(),
         _ => Vec::new(),
     }
 }

@@ -276,7 +276,7 @@ impl Plan {
                 .all(|(node, end)| end.far.as_ref().is_some_and(|far| far != *node && seen.contains_key(far)));
         if paired {
             for (node, end) in wanted {
-                self.end(name, node, end, seen[node]);
+                self.end(name, node, end, seen[node], &all_seen.namespaces[*node].foreign);
             }
             return;
         }
@@ -370,9 +370,9 @@ impl Plan {
     }
 
     /// One end whose pair is right: mended in place.
-    fn end(&mut self, wire: &Name, node: &Name, wanted: &End, seen: &End) {
+    fn end(&mut self, wire: &Name, node: &Name, wanted: &End, seen: &End, foreign: &Foreign) {
         let mut change = |action, reason: String| self.change(node, Some(wire), action, reason);
-        if wanted.device != seen.device {
+        if wanted.device != seen.device && !foreign.has_device(wanted.device.as_str()) {
             if seen.altname && wanted.device.as_str() == wire.as_str() {
                 change(Action::Unname, "the device is to be called so itself".to_owned());
             }
@@ -385,7 +385,7 @@ impl Plan {
             let wrong: Vec<&str> = right.iter().filter(|(right, _)| !right).map(|(_, what)| *what).collect();
             change(Action::Mark(wanted.marks.mac), format!("not as wire gave it: {}", wrong.join(", ")));
         }
-        if wanted.altname && !seen.altname {
+        if wanted.altname && !seen.altname && !foreign.has_device(wire.as_str()) {
             change(Action::Altname, "the device does not go by the wire's name".to_owned());
         }
         if seen.enslaved != wanted.enslaved {
@@ -397,7 +397,9 @@ impl Plan {
         if seen.mtu != wanted.mtu {
             change(Action::Mtu(wanted.mtu), format!("it is {}", seen.mtu));
             // A device too small for IPv6 (RFC 8200: 1280) loses its IPv6 settings, and grows back with the defaults.
-            if seen.mtu < 1280 && seen.settings.get(&Setting::DisableIpv6) == wanted.settings.get(&Setting::DisableIpv6)
+            if seen.mtu < 1280
+                && wanted.mtu >= 1280
+                && seen.settings.get(&Setting::DisableIpv6) == wanted.settings.get(&Setting::DisableIpv6)
             {
                 let ipv6 = wanted.settings.iter().filter(|(setting, _)| setting.is_ipv6());
                 for (&setting, &value) in ipv6 {

@@ -217,6 +217,7 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
         let there = seen_ends.get(wire).unwrap_or(&nothing);
         plan.wire(wire, here, there, seen);
     }
+    plan.give_way(wanted, seen);
     plan.untangle(seen);
     plan.changes.sort_by_key(|change| change.action.rank());
     plan
@@ -438,13 +439,46 @@ impl Plan {
         }
     }
 
+    /// A route takes the place of one to the same destination, whoever made that: what is not wire's stays.
+    fn give_way(&mut self, wanted: &State, seen: &State) {
+        let gone = self.gone();
+        let stays = |node: &Name, wire: &Name, to: &IpNetwork| {
+            let end = |state: &State| state.namespaces.get(node)?.ends.get(wire).cloned();
+            let lost = || end(wanted).zip(end(seen)).is_some_and(|(wanted, seen)| renumbered(&wanted, &seen));
+            !gone.contains(wire) && (to.is_ipv6() || !lost())
+        };
+        let mut findings = Vec::new();
+        let mut may_have = |node: &Name, wire: Option<&Name>, route: &Route| {
+            let Some(Namespace { foreign, .. }) = seen.namespaces.get(node) else { return true };
+            let over = foreign.routes.iter().find(|(on, to)| *to == route.to && stays(node, on, to));
+            if let Some((on, to)) = over {
+                findings.push(Finding { wire: wire.cloned(), blocks: true, ..foreign_route(node, on, to) });
+            }
+            over.is_none() && foreign.networks.iter().all(|(network, _)| *network != route.to)
+        };
+        self.changes.retain_mut(|change| match &mut change.action {
+            Action::AddRoute(route) => may_have(&change.node, change.wire.as_ref(), route),
+            Action::Create(ends) => {
+                for (node, end) in ends.iter_mut() {
+                    end.routes.retain(|route| may_have(node, change.wire.as_ref(), route));
+                }
+                true
+            }
+            _ => true,
+        });
+        self.findings.append(&mut findings);
+    }
+
+    /// The wires whose devices are removed, if only to be made anew.
+    fn gone(&self) -> BTreeSet<Name> {
+        let removals = self.changes.iter().filter(|change| matches!(change.action, Action::Remove { .. }));
+        removals.filter_map(|change| change.wire.clone()).collect()
+    }
+
     /// Puts the renames of a namespace into an order in which each name is free when a device gets it. Where devices swap their
     /// names, and where one that is left alone has a name that is needed, that one goes by a name of its own for now.
     fn untangle(&mut self, seen: &State) {
-        let gone: BTreeSet<Name> = (self.changes.iter())
-            .filter(|change| matches!(change.action, Action::Remove { .. }))
-            .filter_map(|change| change.wire.clone())
-            .collect();
+        let gone = self.gone();
         let (renames, others): (Vec<Change>, _) =
             std::mem::take(&mut self.changes).into_iter().partition(|change| target(change).is_some());
         self.changes = others;
@@ -583,15 +617,20 @@ pub fn strangers(topology: &Topology, seen: &State) -> Vec<Finding> {
             findings.push(Finding { node: node.clone(), wire: None, kind, message, hint, blocks: false });
         }
         for (wire, to) in &namespace.foreign.routes {
-            findings.push(Finding {
-                node: node.clone(),
-                wire: Some(wire.clone()),
-                kind: "foreign-route",
-                message: format!("{node} has a route to {} over wire `{wire}` that is not wire's", words(to)),
-                hint: format!("`ip route del {}` in {node}", words(to)),
-                blocks: false,
-            });
+            findings.push(foreign_route(node, wire, to));
         }
     }
     findings
+}
+
+/// A route over an end that `wire` did not make.
+fn foreign_route(node: &Name, wire: &Name, to: &IpNetwork) -> Finding {
+    Finding {
+        node: node.clone(),
+        wire: Some(wire.clone()),
+        kind: "foreign-route",
+        message: format!("{node} has a route to {} over wire `{wire}` that is not wire's", words(to)),
+        hint: format!("`ip route del {}` in {node}", words(to)),
+        blocks: false,
+    }
 }

@@ -243,7 +243,7 @@ impl Plan {
 
     fn wire(&mut self, name: &Name, wanted: &Ends, seen: &Ends, all_seen: &State) {
         if wanted.len() < 2 {
-            self.remove(name, seen, "the file does not want it");
+            self.remove(name, seen, "it is not to be there");
             return;
         }
         let stopped = || wanted.keys().filter(|node| !all_seen.namespaces.contains_key(**node));

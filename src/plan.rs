@@ -9,6 +9,9 @@ use ipnetwork::IpNetwork;
 use crate::state::{End, Foreign, Marks, Namespace, Route, Setting, State};
 use crate::topology::{Device, Mac, Name, Topology};
 
+#[cfg(test)]
+mod tests;
+
 /// What stands between the state that was seen and the one that is wanted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
@@ -429,7 +432,7 @@ impl Plan {
         if !seen.up {
             change(Action::Up, "it is down".to_owned());
         }
-        let lost = renumbered(wanted, seen);
+        let lost = renumbered(wire, wanted, seen, foreign);
         for route in &wanted.routes {
             if !seen.routes.contains(route) {
                 change(Action::AddRoute(*route), "it is missing".to_owned());
@@ -444,7 +447,8 @@ impl Plan {
         let gone = self.gone();
         let stays = |node: &Name, wire: &Name, to: &IpNetwork| {
             let end = |state: &State| state.namespaces.get(node)?.ends.get(wire).cloned();
-            let lost = || end(wanted).zip(end(seen)).is_some_and(|(wanted, seen)| renumbered(&wanted, &seen));
+            let foreign = &seen.namespaces[node].foreign;
+            let lost = || end(wanted).zip(end(seen)).is_some_and(|(a, b)| renumbered(wire, &a, &b, foreign));
             !gone.contains(wire) && (to.is_ipv6() || !lost())
         };
         let mut findings = Vec::new();
@@ -582,11 +586,13 @@ fn names_made(change: &Change) -> Vec<(&Name, Device)> {
     }
 }
 
-/// Whether a device is without any of its IPv4 addresses for a moment: its IPv4 routes go with the last (fib_disable_ip,
+/// Whether the end of a wire is without any IPv4 address for a moment: its IPv4 routes go with the last (fib_disable_ip,
 /// net/ipv4/fib_frontend.c).
-fn renumbered(wanted: &End, seen: &End) -> bool {
+fn renumbered(wire: &Name, wanted: &End, seen: &End, foreign: &Foreign) -> bool {
     let ipv4 = || seen.addresses.iter().filter(|address| address.is_ipv4());
-    ipv4().next().is_some() && ipv4().all(|address| !wanted.addresses.contains(address))
+    ipv4().next().is_some()
+        && ipv4().all(|address| !wanted.addresses.contains(address))
+        && !foreign.addresses.iter().any(|(on, address)| on == wire && address.is_ipv4())
 }
 
 fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {

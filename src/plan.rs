@@ -266,6 +266,13 @@ impl Plan {
             }
         }
         if stopped().next().is_some() {
+            // What is left of it must not keep a route that another wire is to have now.
+            for (node, end) in seen {
+                let asked = |route: &&Route| wanted.get(node).is_some_and(|end| end.routes.contains(route));
+                for route in end.routes.iter().filter(|route| !asked(route)) {
+                    self.change(node, Some(name), Action::RemoveRoute(*route), "the file does not want it any more");
+                }
+            }
             return;
         }
         let before = self.findings.len();

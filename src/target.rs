@@ -6,6 +6,9 @@ use crate::error::Error;
 use crate::near::nearest;
 use crate::topology::{Name, Topology};
 
+#[cfg(test)]
+mod tests;
+
 /// What a command is about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scope {

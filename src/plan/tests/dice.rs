@@ -161,7 +161,7 @@ impl Dice {
         let Some((node, wire)) = self.some_end(state) else { return };
         let nodes: Vec<Name> = state.namespaces.keys().cloned().collect();
         let elsewhere = self.pick(&nodes);
-        let kind = self.below(26);
+        let kind = self.below(28);
         if kind < 5 {
             return self.damage_pair(kind, wanted, state, (node, wire), elsewhere);
         }
@@ -195,6 +195,12 @@ impl Dice {
                 let to = network(self.pick(&["0.0.0.0/0", "10.100.0.0/24", "10.88.0.0/16", "::/0"]));
                 let via = if to.is_ipv4() { "10.9.9.0" } else { "fd09::" };
                 end.routes.insert(Route { to, via: via.parse().unwrap() });
+            }
+            25 => {
+                // Somebody has switched IPv6 on.
+                end.settings.extend(state::WITH_IPV6);
+                end.addresses.insert(network("fd09::1/127"));
+                end.routes.insert(Route { to: network("fd99::/64"), via: "fd09::".parse().unwrap() });
             }
             _ => {
                 let settings: Vec<Setting> = end.settings.keys().copied().collect();
@@ -269,7 +275,11 @@ impl Dice {
         let subnet = here.ends[&wire].addresses.first().copied();
         match (kind, name) {
             (5 | 6, Some(name)) => here.strays.push(name),
-            (7, Some(name)) => foreign.devices.push(vec![name.to_string()]),
+            (7, Some(name)) => {
+                let end = here.ends.get_mut(&wire).unwrap();
+                foreign.devices.push(vec![std::mem::replace(&mut end.device, name).to_string()]);
+            }
+            (8, Some(name)) => foreign.devices.push(vec!["podman1".to_owned(), name.to_string()]),
             (7 | 8, _) if !foreign.has_device("podman0") => foreign.devices.push(vec!["podman0".to_owned()]),
             (9, _) => {
                 let known = ["0.0.0.0/0", "10.100.0.0/24", "192.0.2.0/24", "::/0"].map(network);
@@ -294,7 +304,6 @@ impl Dice {
             namespace.ends.retain(|_, end| end.far.as_ref() != Some(&node) || self.chance(4));
             for end in namespace.ends.values_mut().filter(|end| end.far.as_ref() == Some(&node)) {
                 end.far = None;
-                end.routes.clear();
             }
         }
         let list = if self.chance(3) { &mut state.refused } else { &mut state.waiting };

@@ -52,7 +52,7 @@ pub fn change(
         progress.end();
         refused = refusals.into_iter().map(|refused| (plan.changes[refused.change].clone(), refused.error)).collect();
         report.done.extend(plan.changes);
-        kernel.forget_vanished();
+        kernel.find_again(topology)?;
     }
     Ok((report, State::default()))
 }

@@ -68,10 +68,10 @@ pub enum Command {
     Audit(Targets),
     /// Say from the file whether A may reach B
     Why {
-        /// A node, `host` or `outside`
+        /// A node, a VPN peer, `host` or `outside`
         #[arg(value_name = "A")]
         from: String,
-        /// A node, `host` or `outside`; without a port, by any flow
+        /// The same; without a port, by any flow
         #[arg(value_name = "B[:PROTO/PORT]")]
         to: String,
     },

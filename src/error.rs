@@ -53,7 +53,7 @@ impl<T, E: fmt::Display> Context<T> for Result<T, E> {
 }
 
 /// One thing that is wrong in a topology file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
     pub place: Place,
     pub message: String,

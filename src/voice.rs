@@ -1,5 +1,4 @@
 //! Where words go: data to stdout, talk to stderr, colours and progress only to a person. The only room that prints.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "here and nowhere else")]
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};

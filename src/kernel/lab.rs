@@ -18,7 +18,7 @@ use nix::unistd::{ForkResult, getgid, getuid};
 
 use super::link;
 use super::netns::Netns;
-use super::socket::{Batch, Socket};
+use super::socket::{Batch, Request, Socket};
 use super::sys;
 use crate::error::{Context, Error};
 use crate::state::Route;
@@ -131,10 +131,10 @@ impl Lab {
         Ok(())
     }
 
-    fn ask(&self, socket: &Socket, requests: Vec<link::Request>) -> Result<(), Error> {
+    fn ask(&self, socket: &Socket, requests: Vec<Request>) -> Result<(), Error> {
         let mut batch = Batch::default();
-        for (message, flags) in requests {
-            batch.push(0, message, flags);
+        for request in &requests {
+            batch.push(0, request);
         }
         match socket.send(&mut batch).first() {
             Some((_, refusal)) => Err(Error::failed(format!("cannot build the lab: {refusal}"))),

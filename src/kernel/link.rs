@@ -5,19 +5,46 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{
+    DecodeError, DefaultNla, Emitable, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NlaBuffer, NlasIterator,
+    Parseable,
+};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, Inet6DevConf, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop, Stats64,
+    AfSpecInet, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, Prop,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use crate::state::{Route, Setting, Traffic};
+use super::socket::{Answer, Request};
+use crate::state::{EVERY_END, Route, Setting, Traffic, WITH_IPV6};
 use crate::topology::Mac;
+
+/// The kinds of messages (linux/rtnetlink.h).
+mod rtm {
+    pub const NEWLINK: u16 = 16;
+    pub const DELLINK: u16 = 17;
+    pub const GETLINK: u16 = 18;
+    pub const SETLINK: u16 = 19;
+    pub const NEWADDR: u16 = 20;
+    pub const DELADDR: u16 = 21;
+    pub const GETADDR: u16 = 22;
+    pub const NEWROUTE: u16 = 24;
+    pub const DELROUTE: u16 = 25;
+    pub const GETROUTE: u16 = 26;
+    pub const NEWNSID: u16 = 88;
+    pub const GETNSID: u16 = 90;
+    pub const NEWLINKPROP: u16 = 108;
+    pub const DELLINKPROP: u16 = 109;
+}
+
+fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    Request { kind, flags, message: bytes }
+}
 
 /// The group of every device that `wire` makes: "wire" in ASCII. The kernel keeps an `int`, any number but 0 is free.
 pub const GROUP: u32 = 0x7769_7265;
@@ -51,46 +78,74 @@ pub struct Seen {
     pub traffic: Traffic,
 }
 
-pub fn list_links() -> RouteNetlinkMessage {
+pub fn list_links() -> Request {
     let message = LinkMessageBuilder::<LinkUnspec>::default()
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
         .build();
-    RouteNetlinkMessage::GetLink(message)
+    request(rtm::GETLINK, NLM_F_DUMP, &message)
 }
 
-pub fn list_addresses(family: AddressFamily) -> RouteNetlinkMessage {
+pub fn list_addresses(family: AddressFamily) -> Request {
     let mut message = AddressMessage::default();
     message.header.family = family;
-    RouteNetlinkMessage::GetAddress(message)
+    request(rtm::GETADDR, NLM_F_DUMP, &message)
 }
 
 /// Of the main table.
-pub fn list_routes(family: AddressFamily) -> RouteNetlinkMessage {
+pub fn list_routes(family: AddressFamily) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
-    RouteNetlinkMessage::GetRoute(message)
+    request(rtm::GETROUTE, NLM_F_DUMP, &message)
 }
 
 /// Asks which number a namespace has in the one of the socket.
-pub fn number_of(namespace: RawFd) -> RouteNetlinkMessage {
+pub fn number_of(namespace: RawFd) -> Request {
     let mut message = NsidMessage::default();
     message.attributes.push(NsidAttribute::Fd(namespace as u32));
-    RouteNetlinkMessage::GetNsId(message)
+    request(rtm::GETNSID, 0, &message)
 }
 
 /// The answer to `number_of`; `None` where it has none.
-pub fn number(message: &NsidMessage) -> Option<i32> {
+pub fn number((kind, payload): Answer) -> Option<i32> {
+    let message = NsidMessage::parse(payload).ok().filter(|_| kind == rtm::NEWNSID)?;
     message.attributes.iter().find_map(|attribute| match attribute {
         NsidAttribute::Id(id) => (*id >= 0).then_some(*id),
         _ => None,
     })
 }
 
-pub fn seen(message: LinkMessage) -> Seen {
-    let flags = message.header.flags;
+/// Attributes of a link (linux/if_link.h). Of the many that a dump brings these few are read, without the rest being taken
+/// apart: a look at a thousand namespaces is to cost less than making one wire in ten.
+mod ifla {
+    pub const ADDRESS: u16 = 1;
+    pub const IFNAME: u16 = 3;
+    pub const MTU: u16 = 4;
+    pub const LINK: u16 = 5;
+    pub const MASTER: u16 = 10;
+    pub const LINKINFO: u16 = 18;
+    pub const IFALIAS: u16 = 20;
+    pub const STATS64: u16 = 23;
+    pub const AF_SPEC: u16 = 26;
+    pub const GROUP: u16 = 27;
+    pub const LINK_NETNSID: u16 = 37;
+    pub const PROP_LIST: u16 = 52;
+    pub const ALT_IFNAME: u16 = 53;
+    pub const INFO_KIND: u16 = 1;
+    pub const INET_CONF: u16 = 1;
+    pub const INET6_CONF: u16 = 2;
+    pub const AF_INET: u16 = 2;
+    pub const AF_INET6: u16 = 10;
+}
+
+/// A device out of a dump's message; `None` where it is no device.
+pub fn seen((kind, payload): Answer) -> Result<Option<Seen>, DecodeError> {
+    /// `struct ifinfomsg` (linux/rtnetlink.h): index and flags stand at 4 and 8.
+    const HEADER: usize = 16;
+    let Some(attributes) = payload.get(HEADER..).filter(|_| kind == rtm::NEWLINK) else { return Ok(None) };
+    let flags = LinkFlags::from_bits_retain(number_at(payload, 8) as u32);
     let mut seen = Seen {
-        index: message.header.index,
+        index: number_at(payload, 4) as u32,
         up: flags.contains(LinkFlags::Up),
         arp: !flags.contains(LinkFlags::Noarp),
         loopback: flags.contains(LinkFlags::Loopback),
@@ -98,96 +153,97 @@ pub fn seen(message: LinkMessage) -> Seen {
     };
     // A device without IPv6 (its MTU below 1280, or a kernel without) is as good as one with IPv6 off.
     let mut ipv6 = vec![(Setting::DisableIpv6, 1)];
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => seen.name = name,
-            LinkAttribute::PropList(props) => {
-                seen.altnames.extend(props.into_iter().filter_map(|prop| match prop {
-                    Prop::AltIfName(name) => Some(name),
-                    _ => None,
-                }));
+    for nla in NlasIterator::new(attributes) {
+        let nla = nla?;
+        let value = nla.value();
+        match nla.kind() {
+            ifla::IFNAME => seen.name = text(value),
+            ifla::IFALIAS => seen.alias = text(value),
+            ifla::PROP_LIST => {
+                let names = nested(value).filter(|nla| nla.kind() == ifla::ALT_IFNAME);
+                seen.altnames.extend(names.map(|nla| text(nla.value())));
             }
-            LinkAttribute::IfAlias(alias) => seen.alias = alias,
-            LinkAttribute::Group(group) => seen.group = group,
-            LinkAttribute::Address(mac) => seen.mac = mac.try_into().unwrap_or_default(),
-            LinkAttribute::Mtu(mtu) => seen.mtu = mtu,
-            LinkAttribute::Controller(index) => seen.enslaved = index != 0,
-            LinkAttribute::Link(index) => seen.far_index = index,
-            LinkAttribute::LinkNetNsId(id) => seen.far_namespace = Some(id),
-            LinkAttribute::LinkInfo(infos) => {
-                seen.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+            ifla::GROUP => seen.group = number_at(value, 0) as u32,
+            ifla::ADDRESS => seen.mac = value.try_into().unwrap_or_default(),
+            ifla::MTU => seen.mtu = number_at(value, 0) as u32,
+            ifla::MASTER => seen.enslaved = number_at(value, 0) != 0,
+            ifla::LINK => seen.far_index = number_at(value, 0) as u32,
+            ifla::LINK_NETNSID => seen.far_namespace = Some(number_at(value, 0)),
+            ifla::LINKINFO => {
+                seen.veth = nested(value).any(|nla| nla.kind() == ifla::INFO_KIND && text(nla.value()) == "veth");
             }
-            LinkAttribute::Stats64(Stats64 { rx_bytes, tx_bytes, .. }) => {
-                seen.traffic = Traffic { received: rx_bytes, sent: tx_bytes };
-            }
-            LinkAttribute::AfSpecUnspec(families) => {
-                for family in families {
-                    match family {
-                        AfSpecUnspec::Inet(specs) => {
-                            for spec in specs {
-                                if let AfSpecInet::DevConf(conf) = spec {
-                                    seen.settings.extend(settings(&conf));
-                                }
-                            }
-                        }
-                        AfSpecUnspec::Inet6(specs) => {
-                            for spec in specs {
-                                if let AfSpecInet6::DevConf(conf) = spec {
-                                    ipv6 = settings6(&conf);
-                                }
-                            }
-                        }
-                        _ => {}
-                    }
+            // `struct rtnl_link_stats64`: packets received and sent, then bytes received and sent.
+            ifla::STATS64 => seen.traffic = Traffic { received: wide_at(value, 16), sent: wide_at(value, 24) },
+            ifla::AF_SPEC => {
+                for family in nested(value) {
+                    let (conf, number): (u16, fn(Setting) -> Option<u16>) = match family.kind() {
+                        ifla::AF_INET => (ifla::INET_CONF, devconf),
+                        ifla::AF_INET6 => (ifla::INET6_CONF, devconf6),
+                        _ => continue,
+                    };
+                    let Some(conf) = nested(family.value()).find(|nla| nla.kind() == conf) else { continue };
+                    let values = settings(conf.value(), number);
+                    if family.kind() == ifla::AF_INET6 { ipv6 = values } else { seen.settings.extend(values) }
                 }
             }
             _ => {}
         }
     }
     seen.settings.extend(ipv6);
-    seen
+    Ok(Some(seen))
 }
 
-fn settings(conf: &InetDevConf) -> [(Setting, i32); 9] {
-    [
-        (Setting::Forwarding, conf.forwarding),
-        (Setting::ProxyArp, conf.proxy_arp),
-        (Setting::AcceptRedirects, conf.accept_redirects),
-        (Setting::SendRedirects, conf.send_redirects),
-        (Setting::RpFilter, conf.rp_filter),
-        (Setting::AcceptSourceRoute, conf.accept_source_route),
-        (Setting::ArpAnnounce, conf.arp_announce),
-        (Setting::ArpIgnore, conf.arp_ignore),
-        (Setting::RouteLocalnet, conf.route_localnet),
-    ]
+fn nested(value: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
+    NlasIterator::new(value).flatten()
 }
 
-fn settings6(conf: &Inet6DevConf) -> Vec<(Setting, i32)> {
-    vec![
-        (Setting::DisableIpv6, conf.disable_ipv6),
-        (Setting::Forwarding6, conf.forwarding),
-        (Setting::AcceptRa, conf.accept_ra),
-        (Setting::AcceptRedirects6, conf.accept_redirects),
-        (Setting::Autoconf, conf.autoconf),
-        (Setting::AcceptDad, conf.accept_dad),
-        (Setting::ProxyNdp, conf.proxy_ndp),
-        (Setting::AcceptSourceRoute6, conf.accept_source_route),
-    ]
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
-/// The number of an IPv4 setting in `IFLA_INET_CONF` (`IPV4_DEVCONF_*`, linux/ip.h); `None` for one of IPv6, which netlink does
-/// not take (EINVAL) and `/proc/sys` does.
+fn number_at(bytes: &[u8], at: usize) -> i32 {
+    bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, i32::from_ne_bytes)
+}
+
+fn wide_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|eight| eight.try_into().ok()).map_or(0, u64::from_ne_bytes)
+}
+
+/// The settings of a family out of its array of them, as far as the kernel has them.
+fn settings(array: &[u8], number: fn(Setting) -> Option<u16>) -> Vec<(Setting, i32)> {
+    let all = EVERY_END.iter().chain(&WITH_IPV6).map(|(setting, _)| *setting);
+    let numbered = all.filter_map(|setting| Some((setting, usize::from(number(setting)?) * 4)));
+    numbered.filter(|(_, at)| at + 4 <= array.len()).map(|(setting, at)| (setting, number_at(array, at))).collect()
+}
+
+/// The place of an IPv4 setting in the array that a dump brings, one less than its number (`IPV4_DEVCONF_*`, linux/ip.h).
 fn devconf(setting: Setting) -> Option<u16> {
     Some(match setting {
-        Setting::Forwarding => 1,
-        Setting::ProxyArp => 3,
-        Setting::AcceptRedirects => 4,
-        Setting::SendRedirects => 6,
-        Setting::RpFilter => 8,
-        Setting::AcceptSourceRoute => 9,
-        Setting::ArpAnnounce => 18,
-        Setting::ArpIgnore => 19,
-        Setting::RouteLocalnet => 26,
+        Setting::Forwarding => 0,
+        Setting::ProxyArp => 2,
+        Setting::AcceptRedirects => 3,
+        Setting::SendRedirects => 5,
+        Setting::RpFilter => 7,
+        Setting::AcceptSourceRoute => 8,
+        Setting::ArpAnnounce => 17,
+        Setting::ArpIgnore => 18,
+        Setting::RouteLocalnet => 25,
+        _ => return None,
+    })
+}
+
+/// The same for IPv6 (`DEVCONF_*`, linux/ipv6.h), where place and number are one. Netlink does not take these (EINVAL);
+/// `/proc/sys` does.
+fn devconf6(setting: Setting) -> Option<u16> {
+    Some(match setting {
+        Setting::Forwarding6 => 0,
+        Setting::AcceptRa => 3,
+        Setting::AcceptRedirects6 => 4,
+        Setting::Autoconf => 5,
+        Setting::ProxyNdp => 22,
+        Setting::AcceptSourceRoute6 => 24,
+        Setting::DisableIpv6 => 26,
+        Setting::AcceptDad => 27,
         _ => return None,
     })
 }
@@ -201,7 +257,14 @@ pub struct SeenAddress {
     pub link_local: bool,
 }
 
-pub fn seen_address(message: &AddressMessage) -> Option<SeenAddress> {
+pub fn seen_address((kind, payload): Answer) -> Result<Option<SeenAddress>, DecodeError> {
+    if kind != rtm::NEWADDR {
+        return Ok(None);
+    }
+    Ok(address_of(&AddressMessage::parse(payload)?))
+}
+
+fn address_of(message: &AddressMessage) -> Option<SeenAddress> {
     let (mut address, mut local, mut protocol) = (None, None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -232,7 +295,14 @@ pub struct SeenRoute {
     pub ours: bool,
 }
 
-pub fn seen_route(message: &RouteMessage) -> Option<SeenRoute> {
+pub fn seen_route((kind, payload): Answer) -> Result<Option<SeenRoute>, DecodeError> {
+    if kind != rtm::NEWROUTE {
+        return Ok(None);
+    }
+    Ok(route_of(&RouteMessage::parse(payload)?))
+}
+
+fn route_of(message: &RouteMessage) -> Option<SeenRoute> {
     let header = &message.header;
     let none: IpAddr = match header.address_family {
         AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
@@ -284,16 +354,13 @@ pub struct Birth<'a> {
     pub mtu: u32,
 }
 
-/// A request and its flags beside `NLM_F_REQUEST`.
-pub type Request = (RouteNetlinkMessage, u16);
-
 /// The pair, each end in its namespace from birth. A taken name refuses both (EEXIST). One queue an end: the default is one
 /// for every possible processor, and costs a quarter of the whole. The peer cannot be up at birth (ENOTCONN).
 pub fn create([first, second]: [Birth; 2]) -> Request {
     let peer = born(LinkMessageBuilder::<LinkUnspec>::default(), &second).build();
     let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth);
     let message = born(pair, &first).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
-    (RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)
 }
 
 /// A pair that is not `wire`'s, as a lab's uplink: one end here, the other there, under one name and index.
@@ -302,7 +369,7 @@ pub fn unmarked_pair(name: &str, index: u32, there: BorrowedFd) -> Request {
     let peer = peer.setns_by_fd(there.as_raw_fd()).build();
     let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).index(index).name(name.to_owned());
     let message = pair.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
-    (RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)
 }
 
 fn born<T>(builder: LinkMessageBuilder<T>, birth: &Birth) -> LinkMessageBuilder<T> {
@@ -322,7 +389,7 @@ fn change(index: u32) -> LinkMessageBuilder<LinkUnspec> {
 }
 
 fn set(builder: LinkMessageBuilder<LinkUnspec>) -> Request {
-    (RouteNetlinkMessage::SetLink(builder.build()), 0)
+    request(rtm::SETLINK, 0, &builder.build())
 }
 
 /// Alias and IPv4 settings of a newborn end: both are silently ignored or refused (EAFNOSUPPORT) at birth.
@@ -341,7 +408,7 @@ fn inet(values: impl Iterator<Item = (Setting, i32)>) -> LinkAttribute {
     /// `IFLA_INET_CONF` (linux/if_link.h).
     const INET_CONF: u16 = 1;
     let mut nested = Vec::new();
-    for (number, value) in values.filter_map(|(setting, value)| Some((devconf(setting)?, value))) {
+    for (number, value) in values.filter_map(|(setting, value)| Some((devconf(setting)? + 1, value))) {
         let nla = DefaultNla::new(number, value.to_ne_bytes().to_vec());
         let start = nested.len();
         nested.resize(start + nla.buffer_len(), 0);
@@ -387,11 +454,11 @@ pub fn resize(index: u32, mtu: u32) -> Request {
 }
 
 pub fn altname(index: u32, name: &str) -> Request {
-    (RouteNetlinkMessage::NewLinkProp(prop(index, name)), NLM_F_CREATE | NLM_F_EXCL)
+    request(rtm::NEWLINKPROP, NLM_F_CREATE | NLM_F_EXCL, &prop(index, name))
 }
 
 pub fn unname(index: u32, name: &str) -> Request {
-    (RouteNetlinkMessage::DelLinkProp(prop(index, name)), 0)
+    request(rtm::DELLINKPROP, 0, &prop(index, name))
 }
 
 fn prop(index: u32, name: &str) -> LinkMessage {
@@ -400,21 +467,21 @@ fn prop(index: u32, name: &str) -> LinkMessage {
 }
 
 pub fn delete(index: u32) -> Request {
-    (RouteNetlinkMessage::DelLink(change(index).build()), 0)
+    request(rtm::DELLINK, 0, &change(index).build())
 }
 
 /// One by one costs a grace period (20 ms) each, a group one for all.
 pub fn delete_doomed() -> Request {
     let group = LinkMessageBuilder::<LinkUnspec>::default().append_extra_attribute(LinkAttribute::Group(DOOMED));
-    (RouteNetlinkMessage::DelLink(group.build()), 0)
+    request(rtm::DELLINK, 0, &group.build())
 }
 
 pub fn add_address(index: u32, address: &IpNetwork) -> Request {
-    (RouteNetlinkMessage::NewAddress(address_message(index, address)), NLM_F_CREATE | NLM_F_EXCL)
+    request(rtm::NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &address_message(index, address))
 }
 
 pub fn remove_address(index: u32, address: &IpNetwork) -> Request {
-    (RouteNetlinkMessage::DelAddress(address_message(index, address)), 0)
+    request(rtm::DELADDR, 0, &address_message(index, address))
 }
 
 fn address_message(index: u32, address: &IpNetwork) -> AddressMessage {
@@ -440,11 +507,11 @@ fn address_message(index: u32, address: &IpNetwork) -> AddressMessage {
 /// `replace`: takes the place of a route to the same destination, whoever made that.
 pub fn add_route(index: u32, route: &Route, replace: bool) -> Request {
     let flags = NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
-    (RouteNetlinkMessage::NewRoute(route_message(index, route)), flags)
+    request(rtm::NEWROUTE, flags, &route_message(index, route))
 }
 
 pub fn remove_route(index: u32, route: &Route) -> Request {
-    (RouteNetlinkMessage::DelRoute(route_message(index, route)), 0)
+    request(rtm::DELROUTE, 0, &route_message(index, route))
 }
 
 fn route_message(index: u32, route: &Route) -> RouteMessage {

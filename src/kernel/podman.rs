@@ -52,12 +52,6 @@ impl Podman {
         Podman { may_ask: true, owners: BTreeMap::new() }
     }
 
-    /// By written-down state alone. For a hook of podman's: it holds the container's lock there, and asking it anything would
-    /// never end.
-    pub fn without_asking() -> Podman {
-        Podman { may_ask: false, ..Podman::new() }
-    }
-
     /// Where a container of a user is (of root, where there is no user).
     ///
     /// Fails when the user does not exist or is somebody else and `wire` is not root, when podman is nowhere to be found or

@@ -7,10 +7,9 @@ use std::fmt;
 use std::os::fd::AsFd;
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NlaBuffer, NlasIterator,
+    DecodeError, Emitable, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NlaBuffer,
+    NlasIterator,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
@@ -20,6 +19,8 @@ use crate::error::{Context, Error};
 const BATCH: usize = 96 * 1024;
 /// The kernel fills dump answers up to 32 KiB (NLMSG_GOODSIZE and `netlink_dump`) when the reader offers as much.
 const ANSWER: usize = 64 * 1024;
+/// `struct nlmsghdr` (linux/netlink.h).
+const HEADER: usize = 16;
 /// `NLM_F_ACK_TLVS` (linux/netlink.h): attributes follow the header that an error message gives back.
 const ACK_TLVS: u16 = 0x200;
 /// `NLMSGERR_ATTR_MSG` (linux/netlink.h): the kernel's own sentence.
@@ -53,6 +54,18 @@ fn refusal(error: &std::io::Error) -> Refusal {
     Errno::from_raw(error.raw_os_error().unwrap_or(0)).into()
 }
 
+/// One message for the kernel, all but its header's running number.
+pub struct Request {
+    /// `RTM_*` (linux/rtnetlink.h).
+    pub kind: u16,
+    /// Beside `NLM_F_REQUEST`.
+    pub flags: u16,
+    pub message: Vec<u8>,
+}
+
+/// One message of the kernel's: its kind and what follows the header.
+pub type Answer<'a> = (u16, &'a [u8]);
+
 /// Requests that are sent together, each with a tag of the caller's that comes back with its refusal.
 #[derive(Default)]
 pub struct Batch {
@@ -61,17 +74,19 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn push(&mut self, tag: usize, message: RouteNetlinkMessage, flags: u16) {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
+    pub fn push(&mut self, tag: usize, request: &Request) {
         // The sequence number is the place in the batch, from 1: an answer leads back to its tag.
         self.tags.push(tag);
+        let mut header = NetlinkHeader::default();
+        header.length = (HEADER + request.message.len()) as u32;
+        header.message_type = request.kind;
+        header.flags = NLM_F_REQUEST | request.flags;
         header.sequence_number = self.tags.len() as u32;
-        let mut packet = NetlinkMessage::new(header, message.into());
-        packet.finalize();
         let start = self.bytes.len();
-        self.bytes.resize(start + packet.buffer_len().next_multiple_of(4), 0);
-        packet.serialize(&mut self.bytes[start..]);
+        self.bytes.resize(start + HEADER, 0);
+        header.emit(&mut self.bytes[start..]);
+        self.bytes.extend_from_slice(&request.message);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -114,7 +129,7 @@ impl Socket {
     }
 
     /// Like `send`, for requests that are answered.
-    pub fn exchange(&self, batch: &mut Batch, mut answer: impl FnMut(RouteNetlinkMessage)) -> Vec<(usize, Refusal)> {
+    pub fn exchange(&self, batch: &mut Batch, mut answer: impl FnMut(Answer)) -> Vec<(usize, Refusal)> {
         let batch = std::mem::take(batch);
         if batch.is_empty() {
             return Vec::new();
@@ -137,8 +152,8 @@ impl Socket {
                     if let (Some(refusal), Some(tag)) = (error_of(&header, payload), tag) {
                         refused.push((*tag, refusal));
                     }
-                } else if let Ok(message) = RouteNetlinkMessage::deserialize(&header, payload) {
-                    answer(message);
+                } else {
+                    answer((header.message_type, payload));
                 }
             }
         }
@@ -147,14 +162,14 @@ impl Socket {
     /// Asks for all objects of a kind, and again where the answer was cut or went stale on the way.
     pub fn dump<T>(
         &self,
-        request: impl Fn() -> RouteNetlinkMessage,
-        read: impl Fn(RouteNetlinkMessage) -> Option<T>,
+        request: &Request,
+        read: impl Fn(Answer) -> Result<Option<T>, DecodeError>,
     ) -> Result<Vec<T>, Refusal> {
         let mut tries = 0;
         loop {
             let mut found = Vec::new();
             tries += 1;
-            match self.dump_once(request(), |message| found.extend(read(message))) {
+            match self.dump_once(request, |answer| read(answer).map(|one| found.extend(one))) {
                 Ok(()) => return Ok(found),
                 Err(refusal) if tries < 5 && matches!(refusal.errno, Errno::EINTR | Errno::ENOBUFS | Errno::EBUSY) => {}
                 Err(refusal) => return Err(refusal),
@@ -164,11 +179,11 @@ impl Socket {
 
     fn dump_once(
         &self,
-        request: RouteNetlinkMessage,
-        mut each: impl FnMut(RouteNetlinkMessage),
+        request: &Request,
+        mut each: impl FnMut(Answer) -> Result<(), DecodeError>,
     ) -> Result<(), Refusal> {
         let mut batch = Batch::default();
-        batch.push(0, request, NLM_F_DUMP);
+        batch.push(0, request);
         self.write(&batch.bytes).map_err(|error| refusal(&error))?;
         let mut buffer = Vec::with_capacity(ANSWER);
         let mut refused = None;
@@ -182,12 +197,11 @@ impl Socket {
                     NLMSG_DONE => return refused.map_or(Ok(()), Err),
                     NLMSG_ERROR => return Err(error_of(&header, payload).unwrap_or(Errno::EPROTO.into())),
                     // What cannot be read is no reason to believe that there is nothing.
-                    _ => match RouteNetlinkMessage::deserialize(&header, payload) {
-                        Ok(message) => each(message),
-                        Err(error) => {
+                    kind => {
+                        if let Err(error) = each((kind, payload)) {
                             refused = Some(Refusal { errno: Errno::EBADMSG, message: Some(error.to_string()) });
                         }
-                    },
+                    }
                 }
             }
         }

@@ -40,6 +40,8 @@ pub struct Check<'d> {
     ends: Vec<Option<[&'d str; 2]>>,
     /// All wires have their ends: one that is not there does not exist.
     ends_whole: bool,
+    /// Names that are no node's, which has been told.
+    strangers: BTreeSet<&'d str>,
 }
 
 /// The line of a place, as messages say it.
@@ -104,12 +106,21 @@ impl<'d> Check<'d> {
         }
         let tables = draft.nodes.iter().map(|node| (node.name.it.as_str(), node)).collect();
         let hubs = draft.hubs.iter().map(|hub| (hub.name.it.as_str(), hub)).collect();
-        let mut check =
-            Check { page, draft, members, tables, hubs, spaces: BTreeMap::new(), ends: Vec::new(), ends_whole: false };
-        check.mentions();
+        let mut check = Check {
+            page,
+            draft,
+            members,
+            tables,
+            hubs,
+            spaces: BTreeMap::new(),
+            ends: Vec::new(),
+            ends_whole: false,
+            strangers: BTreeSet::new(),
+        };
+        check.strangers = check.mentions();
         check.spaces = check.members.keys().copied().chain([HOST]).map(|node| (node, check.space(node))).collect();
         check.ends = draft.wires.iter().map(|wire| check.joined(wire)).collect();
-        check.ends_whole = check.ends.iter().all(Option::is_some);
+        check.ends_whole = draft.whole && check.ends.iter().all(Option::is_some);
         check
     }
 
@@ -126,8 +137,8 @@ impl<'d> Check<'d> {
     }
 
     /// Every node that is named anywhere must be there. One that is not is told once, where it is named first.
-    fn mentions(&self) {
-        let mut mentions: Vec<(Place, &str, String)> = Vec::new();
+    fn mentions(&self) -> BTreeSet<&'d str> {
+        let mut mentions: Vec<(Place, &'d str, String)> = Vec::new();
         for wire in &self.draft.wires {
             mentions.extend(wire.ends.iter().flatten().map(|end| (end.place, end.it, wire.what.clone())));
         }
@@ -145,27 +156,27 @@ impl<'d> Check<'d> {
         }
         mentions.retain(|(_, node, _)| !self.knows(node));
         mentions.sort();
-        let mut told = BTreeSet::new();
+        let mut strangers = BTreeSet::new();
         for (place, node, what) in mentions {
-            if !told.insert(node) {
+            if !strangers.insert(node) || !self.draft.modules_whole {
                 continue;
             }
             let near = nearest(node, self.members.keys().copied().chain([HOST]));
-            if near.is_none() && !self.draft.modules_whole {
-                continue;
-            }
             let what = if what.is_empty() { what } else { what + ": " };
+            let node = shown(node);
             let hint = if node == OUTSIDE {
                 "what lies outside is reached by `egress` and `publish`, not by a wire".to_owned()
+            } else if self.members.is_empty() {
+                format!("name all nodes below [module], as `house = [\"{node}\"]`")
             } else {
-                meant(
-                    node,
-                    near,
-                    format!("every node stands in a module: add `\"{}\"` to one below [module]", shown(node)),
-                )
+                meant(&node, near, format!("every node stands in a module: add `\"{node}\"` to one below [module]"))
             };
-            self.page.fault(place, format!("{what}no node is called `{}`", shown(node)), hint);
+            self.page.fault(place, format!("{what}no node is called `{node}`"), hint);
+            if self.members.is_empty() {
+                break;
+            }
         }
+        strangers
     }
 
     /// The namespace a node lives in.

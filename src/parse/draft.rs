@@ -2,6 +2,8 @@
 //! words of different tables it leaves to `check`. Where something could not be read its place here stays empty, and the
 //! fault has been told.
 
+mod hub;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -9,25 +11,23 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 use toml::de::DeTable;
 
 use crate::topology::{
-    Acme, Clients, Device, Flow, Forward, HOST, MTU, Mode, NAME_MAX, Name, OUTSIDE, Peer, Place, Policy, Pool, Publish,
-    Redirect, Set, Site, Tls, Upstream, Wireguard,
+    Acme, Device, Flow, HOST, MTU, Mode, NAME_MAX, Name, OUTSIDE, Place, Policy, Pool, Publish, Set,
 };
 
-use super::flow::{
-    self, device, duration, flows, host_address, network, optional, prefix, publishes, rated, service, size, usable,
-    whom,
-};
+use super::flow::{self, device, duration, flows, host_address, network, publishes};
+use super::kinds::{ACME, HOST_TABLE, NODE, PODMAN, POOL, SET, TOP, WIRE};
 use super::tree::{Page, Said, Table, Value, Word};
-use super::{
-    ACME, CLIENTS, FORWARD, HOST_TABLE, HUB, NODE, PEER, PODMAN, POOL, REDIRECT, SET, SITE, TLS, TOP, WIRE, WIREGUARD,
-};
 use crate::near::{meant, shown};
+
+pub use hub::{ForwardDraft, Hub};
 
 pub struct Draft<'t> {
     /// Every node is a named namespace unless its own table says otherwise.
     pub netns: bool,
     pub user: Option<String>,
     pub wires: Vec<Wire<'t>>,
+    /// All wires, hubs and nodes could be read: one that is not there does not exist.
+    pub whole: bool,
     pub modules: Vec<Module>,
     /// All of `[module]` could be read: a node that is not there is in no module.
     pub modules_whole: bool,
@@ -100,35 +100,6 @@ pub struct Node<'t> {
     pub snat: Option<Said<std::net::IpAddr>>,
 }
 
-pub struct Hub<'t> {
-    pub name: Said<Name>,
-    pub zone: Option<Name>,
-    pub pool: Option<Ipv4Network>,
-    pub clients: Option<Said<Clients>>,
-    pub clients_said: bool,
-    /// Without its peers.
-    pub wireguard: Option<Said<Wireguard>>,
-    pub peers: Vec<PeerDraft<'t>>,
-    pub sites: Vec<Said<Site>>,
-    pub redirects: Vec<Redirect>,
-    pub forwards: Vec<ForwardDraft>,
-}
-
-/// A peer without what it is allowed, which are names still to be found.
-pub struct PeerDraft<'t> {
-    pub peer: Peer,
-    pub name: Place,
-    pub address: Place,
-    pub key: Place,
-    pub allow: Vec<Said<&'t str>>,
-}
-
-pub struct ForwardDraft {
-    pub forward: Forward,
-    pub port: Place,
-    pub to: Place,
-}
-
 impl Draft<'_> {
     /// Tells which wires have no subnet yet.
     pub fn tell_holes(&self, page: &Page) {
@@ -154,19 +125,25 @@ pub fn read<'t>(page: &'t Page<'t>, tree: &'t DeTable<'t>) -> Option<Draft<'t>> 
     let podman = top.value("podman").and_then(|podman| podman.table(&PODMAN, "[podman]"));
     let (modules, modules_whole) = modules(&top);
     let (sets, sets_whole) = sets(&top);
+    let wires_value = top.value("wire").map(|wires| wires.list());
+    let mut whole = !top.misspells("wire") && !matches!(wires_value, Some(None));
+    let wires_list = wires_value.flatten().unwrap_or_default();
+    let wires: Vec<_> = wires_list.iter().filter_map(wire).collect();
+    whole &= wires.len() == wires_list.len();
     let draft = Draft {
         netns: runtime == Some("netns"),
         user: podman.and_then(|podman| user(&podman.value("user")?)).and_then(|user| rootless(user.it)),
-        wires: top.value("wire").and_then(|wires| wires.list()).unwrap_or_default().iter().filter_map(wire).collect(),
+        wires,
         modules,
         modules_whole,
         host: top.value("host").and_then(|host| host_table(&host)).unwrap_or_default(),
-        hubs: named(&top, "hub", hub),
-        nodes: named(&top, "node", node),
+        hubs: named(&top, "hub", hub::hub, &mut whole),
+        nodes: named(&top, "node", node, &mut whole),
         pool: top.value("pool").and_then(|pool| pool_table(&pool)).unwrap_or_default(),
         sets,
         sets_whole,
         acme: top.value("acme").and_then(|acme| acme_table(&acme)),
+        whole,
     };
     // Last, when it is known whether it stands below a table.
     if !page.has_stray("version")
@@ -177,10 +154,23 @@ pub fn read<'t>(page: &'t Page<'t>, tree: &'t DeTable<'t>) -> Option<Draft<'t>> 
     Some(draft)
 }
 
-/// The tables `[KIND.NAME]`.
-fn named<'t, T>(top: &Table<'t>, kind: &'static str, read: fn(Said<Name>, &Value<'t>) -> Option<T>) -> Vec<T> {
-    let entries = top.value(kind).map(|tables| tables.named(format!("[{kind}]"))).unwrap_or_default();
-    entries.iter().filter_map(|(key, value)| read(name(key, kind)?, value)).collect()
+/// The tables `[KIND.NAME]`, and whether they are all there are.
+fn named<'t, T>(
+    top: &Table<'t>,
+    kind: &'static str,
+    read: fn(Said<Name>, &Value<'t>) -> Option<T>,
+    whole: &mut bool,
+) -> Vec<T> {
+    let entries = entries(top, kind, whole);
+    let tables: Vec<_> = entries.iter().filter_map(|(key, value)| read(name(key, kind)?, value)).collect();
+    *whole &= tables.len() == entries.len();
+    tables
+}
+
+fn entries<'t>(top: &Table<'t>, kind: &'static str, whole: &mut bool) -> Vec<(Word<'t>, Value<'t>)> {
+    let value = top.value(kind);
+    *whole &= !top.misspells(kind) && value.as_ref().is_none_or(Value::is_table);
+    value.map(|tables| tables.named(format!("[{kind}]"))).unwrap_or_default()
 }
 
 /// A name that this word gives to something.
@@ -229,7 +219,7 @@ fn choice(value: &Value, choices: &[&'static str]) -> Option<&'static str> {
 /// A user's name. Root's containers are those that belong to no other.
 fn user(value: &Value) -> Option<Said<String>> {
     let word = value.word()?;
-    let legal = |c: char| !c.is_whitespace() && !c.is_control() && !":/,\"'".contains(c);
+    let legal = |c: char| c.is_alphanumeric() || "._-+@\\$".contains(c);
     let is_name = !word.text.is_empty() && word.text.len() <= 255 && !word.text.starts_with('-');
     if !is_name || !word.text.chars().all(legal) {
         word.fault(format!("`{}` is no user's name", shown(word.text)), "write the name that `id` shows, as `liam`");
@@ -270,7 +260,8 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
     let before = value.page.count();
     let allow = table.value("allow").map(|value| flows(&value)).unwrap_or_default();
     let allow_back = table.value("allow-back").map(|value| flows(&value)).unwrap_or_default();
-    let flows_whole = value.page.count() == before;
+    let misspelt = ["allow", "allow-back"].iter().any(|key| table.misspells(key));
+    let flows_whole = value.page.count() == before && !misspelt;
     let publish = table.value("publish");
     let subnet6 = table.value("subnet6").and_then(|value| value.word());
     let subnet6 = subnet6.and_then(|word| Some(word.said(flow::subnet6(&word)?)));
@@ -286,6 +277,7 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
         u32::try_from(number).ok()
     });
     let subnet = table.value("subnet").and_then(|value| value.word());
+    let across_zones = table.value("across-zones").and_then(|value| value.truth());
     let mode = table.value("mode").and_then(|mode| choice(&mode, &["enforce", "audit"]));
     Some(Wire {
         what: table.what().to_string(),
@@ -302,10 +294,10 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
         publish_place: publish.as_ref().map(|publish| publish.place()),
         publish: publish.map(|publish| publishes(&publish)).unwrap_or_default(),
         mtu: mtu.unwrap_or(MTU),
-        ifname_torn: ifname_value.is_some() && ifname.is_none(),
+        ifname_torn: table.has("ifname") && ifname.is_none(),
         ifname,
         mode: if mode == Some("audit") { Mode::Audit } else { Mode::Enforce },
-        across_zones: table.value("across-zones").and_then(|value| value.truth()).unwrap_or_default(),
+        across_zones: across_zones.unwrap_or_else(|| table.has("across-zones")),
         ends: ends.map(|[a, b]| [a.said(a.text), b.said(b.text)]),
     })
 }
@@ -314,7 +306,7 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
 fn what_wire(value: &Value) -> String {
     match value.peek("name") {
         Some(name) if !name.is_empty() => format!("wire `{}`", shown(name)),
-        _ => String::new(),
+        _ => "this wire".to_owned(),
     }
 }
 
@@ -334,7 +326,7 @@ fn pair<'t>(value: &Value<'t>, wanted: &str, example: &str) -> Option<[Word<'t>;
 fn modules(top: &Table) -> (Vec<Module>, bool) {
     let mut whole = true;
     let mut modules = Vec::new();
-    for (key, value) in top.value("module").map(|modules| modules.named("[module]")).unwrap_or_default() {
+    for (key, value) in entries(top, "module", &mut whole) {
         let value = value.called(format!("module `{}`", shown(key.text)));
         let said = name(&key, "module");
         let Some(list) = value.list() else {
@@ -357,7 +349,7 @@ fn host_table(value: &Value) -> Option<Host> {
     let before = value.page.count();
     let uplinks = table.value("uplinks").map(|uplinks| uplinks.words()).unwrap_or_default();
     let uplinks: Vec<_> = uplinks.iter().filter_map(|word| Some(word.said(device(word)?))).collect();
-    let uplinks_torn = value.page.count() > before || table.has("uplinks") && table.value("uplinks").is_none();
+    let uplinks_torn = value.page.count() > before || table.misspells("uplinks");
     let policy = table.value("policy");
     let policy_place = policy.as_ref().map(Value::place).unwrap_or_default();
     let block = table.value("block").and_then(|block| block.word());
@@ -399,7 +391,7 @@ fn node<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Node<'t>> {
         network_none: network.and_then(|value| choice(&value, &["none"]).map(|_| value.place())),
         owned: owned.filter(|owned| owned.truth() == Some(true)).map(|owned| owned.place()),
         shares: shares.map(|word| word.said(word.text)),
-        zones_torn: zones.is_some() && zone_names.is_none(),
+        zones_torn: table.has("zones") && zone_names.is_none(),
         zones: zone_names,
         egress_place: egress.as_ref().map(Value::place),
         egress: egress.map(|egress| flows(&egress)).unwrap_or_default(),
@@ -423,10 +415,8 @@ fn pool_table(value: &Value) -> Option<Pool> {
 }
 
 fn sets(top: &Table) -> (BTreeMap<Name, Set>, bool) {
-    let entries = top.value("set").map(|sets| sets.named("[set]")).unwrap_or_default();
-    let count = entries.len();
-    let sets: BTreeMap<_, _> = entries.iter().filter_map(|(key, value)| set(name(key, "set")?, value)).collect();
-    let whole = sets.len() == count;
+    let mut whole = true;
+    let sets = named(top, "set", set, &mut whole).into_iter().collect();
     (sets, whole)
 }
 
@@ -487,249 +477,4 @@ fn acme_table(value: &Value) -> Option<Acme> {
         directory: url("directory", "https://", "https://acme.example.net/dir"),
         ca: table.value("ca").and_then(|ca| path(&ca)),
     })
-}
-
-fn hub<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Hub<'t>> {
-    let what = format!("hub `{}`", said.it);
-    let table = value.table(&HUB, what.clone())?;
-    let clients = table.value("clients");
-    let wireguard_value = table.value("wireguard");
-    let wireguard_table = wireguard_value.as_ref().and_then(|value| value.table(&WIREGUARD, what.clone()));
-    let list = |key| table.value(key).and_then(|value: Value<'t>| value.list()).unwrap_or_default();
-    let peers = wireguard_table.as_ref().and_then(|table| table.value("peer")?.list()).unwrap_or_default();
-    Some(Hub {
-        zone: table.required("zone").and_then(|value| zone(&value.word()?)),
-        pool: table.value("pool").and_then(|pool| flow::pool(&pool.word()?)),
-        clients_said: table.has("clients"),
-        clients: clients.and_then(|value| Some(value.said(clients_table(&value, &what)?))),
-        wireguard: wireguard_table.and_then(|table| wireguard(&table, wireguard_value?.key_place())),
-        peers: peers.iter().filter_map(peer).collect(),
-        sites: list("site").iter().filter_map(site).collect(),
-        redirects: list("redirect").iter().filter_map(redirect).collect(),
-        forwards: list("forward").iter().filter_map(forward).collect(),
-        name: said,
-    })
-}
-
-fn clients_table(value: &Value, what: &str) -> Option<Clients> {
-    let table = value.table(&CLIENTS, what)?;
-    let prefix = table.required("prefix").and_then(|value| {
-        let word = value.word()?;
-        let prefix = prefix(&word)?;
-        let longest = if prefix.is_ipv4() { 30 } else { 126 };
-        if prefix.prefix() > longest {
-            let hint = format!("take a prefix of /{longest} or shorter: the first address is the hub's own");
-            word.fault(format!("`{}` has no room for clients", word.text), hint);
-            return None;
-        }
-        usable(&word, prefix.ip()).then_some(prefix)
-    });
-    let device = table.required("device").and_then(|value| device(&value.word()?));
-    Some(Clients { prefix: prefix?, device: device? })
-}
-
-fn wireguard(table: &Table, place: Place) -> Option<Said<Wireguard>> {
-    let listen = table.required("listen");
-    let listen_place = listen.as_ref().map(Value::place);
-    let listen = listen.and_then(|listen| u16::try_from(listen.number(1..=65535)?).ok());
-    let private_key = table.required("private-key").and_then(|key| path(&key));
-    let isolate = table.value("isolate").map_or(Some(true), |isolate| isolate.truth());
-    let endpoint = table.value("endpoint").and_then(|endpoint| {
-        let word = endpoint.word()?;
-        let parts = word.text.rsplit_once(':').filter(|(host, port)| {
-            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-            let plain = !bare.is_empty() && bare.chars().all(|c| c.is_ascii_alphanumeric() || "._-:".contains(c));
-            plain && (bare == *host) != host.contains(':') && port.parse::<u16>().is_ok_and(|port| port > 0)
-        });
-        if parts.is_none() {
-            let hint = "write what peers dial, as `home.example.org:51820`";
-            word.fault(format!("`{}` is no host and port", shown(word.text)), hint);
-        }
-        parts.map(|_| word.text.to_owned())
-    });
-    let wireguard =
-        Wireguard { listen: listen?, endpoint, private_key: private_key?, isolate: isolate?, peers: Vec::new(), place };
-    Some(Said { it: wireguard, place: listen_place? })
-}
-
-fn peer<'t>(value: &Value<'t>) -> Option<PeerDraft<'t>> {
-    let what = value.peek("name").map_or("peer".to_owned(), |name| format!("peer `{}`", shown(name)));
-    let table = value.table(&PEER, what)?;
-    let name = table.required("name").and_then(|value| name(&value.word()?, "peer"));
-    let key = table.required("public-key").and_then(|value| public_key(&value.word()?));
-    let address = table.required("address").and_then(|value| {
-        let word = value.word()?;
-        Some(word.said(host_address(&word)?))
-    });
-    let allow = table.required("allow").map(|allow| allow.words());
-    let preshared_key = table.value("preshared-key").and_then(|key| path(&key));
-    let (name, key, address) = (name?, key?, address?);
-    let peer = Peer {
-        name: name.it,
-        public_key: key.it,
-        preshared_key,
-        address: address.it,
-        allow: Vec::new(),
-        place: table.place,
-    };
-    let allow = allow?.iter().map(|word| word.said(word.text)).collect();
-    Some(PeerDraft { peer, name: name.place, address: address.place, key: key.place, allow })
-}
-
-/// Base64 of 32 bytes: 43 digits, the last of which has two bits to spare, and a `=`.
-fn public_key(word: &Word) -> Option<Said<String>> {
-    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let value = |digit: &u8| DIGITS.iter().position(|known| known == digit);
-    let is_key = match word.text.as_bytes() {
-        [digits @ .., last, b'='] if digits.len() == 42 => {
-            digits.iter().all(|digit| value(digit).is_some()) && value(last).is_some_and(|value| value % 4 == 0)
-        }
-        _ => false,
-    };
-    if !is_key {
-        let hint = "write what `wg pubkey` prints: 44 characters, the last a `=`";
-        word.fault(format!("`{}` is no public key", shown(word.text)), hint);
-    }
-    is_key.then(|| word.said(word.text.to_owned()))
-}
-
-fn site(value: &Value) -> Option<Said<Site>> {
-    let what = value.peek("host").map_or("site".to_owned(), |host| format!("site `{}`", shown(host)));
-    let table = value.table(&SITE, what)?;
-    let host = table.required("host").and_then(|host| domain(&host.word()?));
-    let to_value = table.required("to");
-    let to = to_value.as_ref().and_then(|to| upstream(&to.word()?));
-    let tls = table.value("tls").and_then(|value| tls(&value));
-    let path = table.value("path").and_then(|path| {
-        let word = path.word()?;
-        let legal = |c: char| c.is_ascii_graphic() && !"?#\\\"".contains(c);
-        let plain = word.text.starts_with('/') && word.text.chars().all(legal) && !word.text.contains("..");
-        if !plain {
-            let hint = "write the beginning of a URL's path, as `/photos`";
-            word.fault(format!("`{}` is no path of a URL", shown(word.text)), hint);
-        }
-        plain.then(|| word.text.to_owned())
-    });
-    let methods = table.value("methods").map(|methods| methods.words()).unwrap_or_default();
-    let method = |word: &Word| {
-        let is_method = !word.text.is_empty() && word.text.bytes().all(|b| b.is_ascii_uppercase());
-        if !is_method {
-            let upper = word.text.to_ascii_uppercase();
-            let is_close = !upper.is_empty() && upper.bytes().all(|b| b.is_ascii_uppercase());
-            let hint = format!("write `{}`", if is_close { upper } else { "GET".to_owned() });
-            word.fault(format!("`{}` is no method of HTTP", shown(word.text)), hint);
-        }
-        is_method.then(|| word.text.to_owned())
-    };
-    let site = Site {
-        methods: methods.iter().filter_map(method).collect(),
-        headers: table.value("headers").map(|headers| headers_table(&headers)).unwrap_or_default(),
-        rate: rated(&table),
-        body: table.value("body").and_then(|body| size(&body.word()?)),
-        host: host?,
-        to: to?,
-        tls,
-        path,
-        place: table.place,
-    };
-    Some(Said { it: site, place: to_value?.place() })
-}
-
-fn headers_table(value: &Value) -> BTreeMap<String, String> {
-    let header = |(key, value): &(Word, Value)| {
-        let is_name = !key.text.is_empty() && key.text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-        if !is_name {
-            key.fault(
-                format!("`{}` is no header's name", shown(key.text)),
-                "write letters, digits and `-`, as `X-Frame-Options`",
-            );
-        }
-        let text = value.word()?;
-        let is_plain = text.text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
-        if !is_plain {
-            text.fault(
-                format!("header `{}` has a value of more than ASCII", shown(key.text)),
-                "leave out line breaks, tabs and accents",
-            );
-        }
-        (is_name && is_plain).then(|| (key.text.to_owned(), text.text.to_owned()))
-    };
-    value.named(value.what.clone()).iter().filter_map(header).collect()
-}
-
-fn tls(value: &Value) -> Option<Tls> {
-    if value.is_word() {
-        return match choice(value, &["acme", "internal"])? {
-            "acme" => Some(Tls::Acme),
-            _ => Some(Tls::Internal),
-        };
-    }
-    let table = value.table(&TLS, value.what.clone())?;
-    let cert = table.required("cert").and_then(|cert| path(&cert));
-    let key = table.required("key").and_then(|key| path(&key));
-    Some(Tls::Files { cert: cert?, key: key? })
-}
-
-/// `node:port`; whether there is such a node is asked later.
-fn upstream(word: &Word) -> Option<Upstream> {
-    let parts = word.text.rsplit_once(':').and_then(|(node, port)| {
-        let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-        let port = port.parse().ok().filter(|port| digits && *port > 0)?;
-        Some(Upstream { node: Name::new(node)?, port })
-    });
-    if parts.is_none() {
-        let node = word.text.split(':').next().and_then(Name::new).map_or("web".to_owned(), |node| node.to_string());
-        word.fault(
-            format!("`{}` is no node and port", shown(word.text)),
-            format!("write `{node}:80`, with the port it listens on"),
-        );
-    }
-    parts
-}
-
-fn redirect(value: &Value) -> Option<Redirect> {
-    let what = value.peek("host").map_or("redirect".to_owned(), |host| format!("redirect `{}`", shown(host)));
-    let table = value.table(&REDIRECT, what)?;
-    let host = table.required("host").and_then(|host| domain(&host.word()?));
-    let to = table.required("to").and_then(|to| {
-        let word = to.word()?;
-        let rest = word.text.strip_prefix("https://").or(word.text.strip_prefix("http://"));
-        let rest = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-        let legal = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
-        match rest {
-            Some(rest) if !rest.is_empty() && rest.chars().all(legal) => {
-                Some(word.text.strip_suffix('/').unwrap_or(word.text).to_owned())
-            }
-            _ => {
-                let hint = "write scheme and host alone, as `https://blog.example.org`; path and query are kept";
-                word.fault(format!("`{}` is no URL without a path", shown(word.text)), hint);
-                None
-            }
-        }
-    });
-    let tls = table.value("tls").and_then(|value| tls(&value));
-    Some(Redirect { host: host?, to: to?, tls, place: table.place })
-}
-
-fn forward(value: &Value) -> Option<ForwardDraft> {
-    let what = value.peek("port").map_or("forward".to_owned(), |port| format!("forward `{}`", shown(port)));
-    let table = value.table(&FORWARD, what)?;
-    let port_value = table.required("port");
-    let port = port_value.as_ref().and_then(|value| {
-        let word = value.word()?;
-        let port = service(&word)?;
-        let is_one = matches!(port.ports[..], [(low, high)] if low == high);
-        if !is_one {
-            word.fault(
-                format!("`{}` is not one port", shown(word.text)),
-                "write one [[hub.NAME.forward]] for each port of tcp or udp",
-            );
-        }
-        is_one.then_some(port)
-    });
-    let to_value = table.required("to");
-    let to = to_value.as_ref().and_then(|to| upstream(&to.word()?));
-    let from = optional(&table, "from", whom);
-    let forward = Forward { port: port?, to: to?, from: from?, place: table.place };
-    Some(ForwardDraft { forward, port: port_value?.place(), to: to_value?.place() })
 }

@@ -7,8 +7,8 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::topology::{Device, Flow, Name, Per, Protocol, Publish, Rate, Service, Whom};
 
+use super::kinds::{FLOW, PUBLISH};
 use super::tree::{Said, Table, Value, Word};
-use super::{FLOW, PUBLISH};
 use crate::near::{meant, nearest, shown};
 
 /// New connections that may come at once where `burst` says nothing else.

@@ -83,6 +83,46 @@ fn every_fault_is_told_once_at_its_place() {
     }
 }
 
+/// Every string of a file made a number, and every key misspelt: one fault each, where the mistake is.
+#[test]
+fn one_mistake_is_one_fault() {
+    let (_, text) = files("topology").into_iter().find(|(path, _)| path.ends_with("hubs.toml")).unwrap();
+    let mut mistakes = 0;
+    let mut line_start = 0;
+    for line in text.split_inclusive('\n') {
+        let code = &line[..line.find('#').unwrap_or(line.len())];
+        let mut edits = Vec::new();
+        let quotes: Vec<_> = code.match_indices('"').map(|(at, _)| at).collect();
+        edits.extend(quotes.chunks_exact(2).map(|pair| (pair[0]..pair[1] + 1, "7")));
+        for (equals, _) in
+            code.match_indices('=').filter(|(at, _)| quotes.iter().filter(|quote| *quote < at).count() % 2 == 0)
+        {
+            let end = code[..equals].trim_end().len();
+            edits.push((end..end, "q"));
+        }
+        for (range, word) in edits {
+            // A module's name, a header's and a string for a key may be any.
+            let is_free = code[..range.end].ends_with('"') && code[range.end..].trim_start().starts_with('=');
+            if is_free || word == "q" && (code[..range.end].ends_with('"') || !line.starts_with(' ') && is_module(code))
+            {
+                continue;
+            }
+            let mut text = text.clone();
+            text.replace_range(line_start + range.start..line_start + range.end, word);
+            let faults = topology(&text).err().unwrap_or_default();
+            assert_eq!(faults.len(), 1, "{:#?}\n{}", told(&faults), &text[line_start..].lines().next().unwrap());
+            assert_eq!(faults[0].place.line, 1 + text[..line_start].matches('\n').count());
+            mistakes += 1;
+        }
+        line_start += line.len();
+    }
+    assert!(mistakes > 200, "{mistakes}");
+}
+
+fn is_module(code: &str) -> bool {
+    ["michel", "frangisk", "eligius", "akitio", "cecilia", "post"].iter().any(|module| code.starts_with(module))
+}
+
 #[test]
 fn hostile_texts_are_survived() {
     for (_, text) in files("tests/fuzz/corpus/parse") {

@@ -158,14 +158,14 @@ impl<'t> Table<'t> {
 
     fn unknown(&mut self, key: &str, place: Place) {
         let near = nearest(key, self.kind.names());
-        let homes: Vec<_> = super::KINDS.iter().filter(|kind| kind.example(key).is_some()).collect();
+        let homes: Vec<_> = super::kinds::KINDS.iter().filter(|kind| kind.example(key).is_some()).collect();
         let typo = near.filter(|near| homes.is_empty() || strsim::damerau_levenshtein(key, near) == 1);
         let hint = match (typo, &homes[..]) {
             (Some(near), _) => {
                 self.meant.push(near);
                 format!("did you mean `{near}`?")
             }
-            (None, []) => match super::KINDS.iter().find_map(|kind| Some((kind, nearest(key, kind.names())?))) {
+            (None, []) => match super::kinds::KINDS.iter().find_map(|kind| Some((kind, nearest(key, kind.names())?))) {
                 Some((kind, near)) => format!("did you mean `{near}`, which belongs {}?", home(kind)),
                 None => {
                     let known: Vec<_> = self.kind.names().map(|key| format!("`{key}`")).collect();
@@ -194,6 +194,11 @@ impl<'t> Table<'t> {
     /// Whether the key is there, be it misspelt.
     pub fn has(&self, key: &'static str) -> bool {
         self.tree.get(key).is_some() || self.meant.contains(&key)
+    }
+
+    /// Whether the key is there, but misspelt: what it says cannot be known.
+    pub fn misspells(&self, key: &str) -> bool {
+        self.meant.contains(&key)
     }
 
     pub fn value(&self, key: &'static str) -> Option<Value<'t>> {

@@ -107,14 +107,12 @@ impl<'d> Check<'d> {
             let message = format!("peer `{peer}`: `{text}` is several things");
             self.page.fault(said.place, message, format!("say which: `module:{text}`, `node:{text}` or `wire:{text}`"));
         }
-        if found.is_empty() {
+        let whole = self.draft.modules_whole && self.draft.wires.iter().all(|wire| wire.name.is_some());
+        if found.is_empty() && whole && !self.strangers.contains(text) {
             let near = nearest(text, modules().chain(self.members.keys().copied()).chain(wires()));
-            let whole = self.draft.modules_whole && self.draft.wires.iter().all(|wire| wire.name.is_some());
-            if near.is_some() || whole {
-                let hint = meant(text, near, "name modules, nodes or wires, or `*` for everything");
-                let message = format!("peer `{peer}`: no module, node or wire is called `{}`", shown(text));
-                self.page.fault(said.place, message, hint);
-            }
+            let hint = meant(text, near, "name modules, nodes or wires, or `*` for everything");
+            let message = format!("peer `{peer}`: no module, node or wire is called `{}`", shown(text));
+            self.page.fault(said.place, message, hint);
         }
         found.pop()
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::topology::{HOST, Home, Name, Place};
 
 use super::super::draft::{self, rootless};
+use super::published::first_publication;
 use super::{Check, and, line, list};
 use crate::near::shown;
 
@@ -207,6 +208,10 @@ impl<'d> Check<'d> {
                     );
                     self.page.fault(place, message, "strike `egress`");
                 } else if !out && self.is_hub(space) {
+                    // A hub that publishes is told the same for that.
+                    if first_publication(self.hubs[space]).is_some() {
+                        continue;
+                    }
                     let message =
                         format!("node `{name}`: `egress` has no way out, as no wire joins the hub and the host");
                     self.page.fault(place, message, format!("add a wire with `ends = [\"host\", \"{space}\"]`"));

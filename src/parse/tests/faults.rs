@@ -150,8 +150,8 @@ zone = "public"
 zone = "private"
 "#,
         faults: &[
-            ("3:1: unknown key `nmae`", "did you mean `name`?"),
-            ("5:1: unknown key `subnt`", "did you mean `subnet`?"),
+            ("3:1: this wire: unknown key `nmae`", "did you mean `name`?"),
+            ("5:1: this wire: unknown key `subnt`", "did you mean `subnet`?"),
         ],
     },
     Case {
@@ -236,13 +236,13 @@ egress = [1]
                 "2:9: `wire` wants a table, not a string",
                 r#"write `wire = [ { name = "web-db", ends = ["web", "db"], subnet = "10.254.0.0/31" } ]`"#,
             ),
-            ("2:23: `name` wants a string, not a number", r#"put it in quotes: `"1"`"#),
-            ("2:33: `ends` wants a list, not a string", r#"write `ends = ["a"]`"#),
-            ("2:47: `subnet` wants a string, not true or false", r#"put it in quotes: `"true"`"#),
-            ("2:61: `allow` wants a list, not a string", r#"write `allow = ["tcp/80"]`"#),
-            ("2:77: `mtu` wants a whole number, not a string", "write `mtu = 1400`"),
+            ("2:23: this wire: `name` wants a string, not a number", r#"put it in quotes: `"1"`"#),
+            ("2:33: this wire: `ends` wants a list, not a string", r#"write `ends = ["a"]`"#),
+            ("2:47: this wire: `subnet` wants a string, not true or false", r#"put it in quotes: `"true"`"#),
+            ("2:61: this wire: `allow` wants a list, not a string", r#"write `allow = ["tcp/80"]`"#),
+            ("2:77: this wire: `mtu` wants a whole number, not a string", "write `mtu = 1400`"),
             (
-                "2:100: `across-zones` wants true or false, not a string",
+                "2:100: this wire: `across-zones` wants true or false, not a string",
                 "write `across-zones = true` or `across-zones = false`",
             ),
             ("3:10: `podman` wants a table, not a number", "write `[podman]`"),
@@ -272,7 +272,7 @@ zone = "private"
 "#,
         faults: &[
             (
-                "3:12: `` cannot name a wire",
+                "3:12: this wire: `` cannot name a wire",
                 "a name is 1 to 64 of letters, digits, `.`, `_` and `-`, and begins with a letter or digit",
             ),
             (
@@ -768,6 +768,38 @@ zone = "private"
                 "`address` belongs below [[hub.NAME.wireguard.peer]], or in a `publish` table",
             ),
             ("16:22: wire `x`: unknown key `form`", "did you mean `from`?"),
+        ],
+    },
+    Case {
+        rule: "wires without anything to call them by",
+        text: r#"version = 1
+wire = [
+  { subnet = "10.0.0.0/31" },
+  { subnet = "10.0.0.0/31" },
+  {},
+]
+[module]
+m = ["h", "g", "a", "b", "c"]
+[hub.h]
+zone = "public"
+[hub.g]
+zone = "private"
+"#,
+        faults: &[
+            ("3:3: this wire: `ends` is missing", r#"add `ends = ["web", "db"]`"#),
+            ("3:3: this wire: `name` is missing", r#"add `name = "web-db"`"#),
+            ("4:3: this wire: `ends` is missing", r#"add `ends = ["web", "db"]`"#),
+            ("4:3: this wire: `name` is missing", r#"add `name = "web-db"`"#),
+            (
+                "4:14: this wire: 10.0.0.0/31 is already taken by this wire (line 3)",
+                "give each wire a /31 of its own, or leave `subnet` out and run `wire number`",
+            ),
+            ("5:3: this wire: `ends` is missing", r#"add `ends = ["web", "db"]`"#),
+            ("5:3: this wire: `name` is missing", r#"add `name = "web-db"`"#),
+            (
+                "5:3: this wire: `subnet` is missing",
+                "run `wire number`, which writes the next free /31 into the file, or write one yourself",
+            ),
         ],
     },
     Case {

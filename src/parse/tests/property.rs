@@ -25,6 +25,23 @@ proptest! {
             Err(faults) => prop_assert!(false, "{:#?}\n{}", faults, text),
         }
     }
+
+    #[test]
+    fn a_broken_file_is_survived(
+        choices in prop::collection::vec(any::<u32>(), 0..300),
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, "[\\PC\n]{0,3}"), 1..4),
+    ) {
+        let made = Maker { choices: choices.into_iter(), ports: 0, sets: Vec::new() }.topology();
+        let mut text = written(&made, false);
+        for (at, length, instead) in cuts {
+            let ends: Vec<_> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+            let from = at.index(ends.len());
+            let to = (from + length).min(ends.len() - 1);
+            let (from, to) = (ends[from], ends[to]);
+            text.replace_range(from..to, &instead);
+        }
+        super::survives(&text);
+    }
 }
 
 /// Makes a topology by choices; where they run out the plainest is taken, so that a failure shrinks to a small one.

@@ -1,5 +1,7 @@
 //! Whatever the text: the parser does not panic, refuses nothing without a reason, points into the text, and what it
-//! numbers is valid.
+//! numbers is valid. What is found goes to a folder of its own, so that the corpus stays small enough to read:
+//!
+//!     RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz parse /tmp/found tests/fuzz/corpus/parse
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,0 +1,336 @@
+//! A plan becomes requests, in its order: removals, settings of namespaces, names, births, and then each namespace's rest in one
+//! batch. A refusal is remembered with its change and keeps nothing else from being done, but for what rests on it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+
+use super::socket::{Batch, Refusal, Request};
+use super::{Held, Kernel, Refused, link};
+use crate::error::Error;
+use crate::plan::{Action, Change, Plan};
+use crate::state::{End, Setting};
+use crate::topology::Name;
+
+impl Kernel {
+    /// Carries out a plan, in its order. What is refused keeps nothing else from being done, but for what rests on it.
+    /// `progress` hears how much of how much is done.
+    pub fn apply(&mut self, plan: &Plan, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<Refused>, Error> {
+        let mut work = Work { changes: &plan.changes, refused: BTreeMap::new(), tried: Vec::new() };
+        self.remove(&mut work);
+        self.set_namespaces(&mut work)?;
+        let nodes = work.by_node();
+        for (node, changes) in &nodes {
+            self.rename(node, changes, &mut work);
+        }
+        let total = nodes.len() * 2;
+        self.create(&mut work, &mut |part, whole| progress(nodes.len() * part / whole.max(1), total));
+        for (done, (node, changes)) in nodes.iter().enumerate() {
+            self.finish(node, changes, &mut work)?;
+            progress(nodes.len() + done + 1, total);
+        }
+        Ok(work.refused.into_iter().map(|(change, error)| Refused { change, error }).collect())
+    }
+
+    /// Deletes pairs, in as few namespaces as possible: many at once in one cost as much as one alone.
+    fn remove(&mut self, work: &mut Work) {
+        // A wire that is removed twice has ends that do not belong together: each goes by itself.
+        let mut times: HashMap<&Name, usize> = HashMap::new();
+        for change in work.changes.iter().filter(|change| matches!(change.action, Action::Remove { .. })) {
+            *times.entry(change.wire.as_ref().unwrap_or(&change.node)).or_default() += 1;
+        }
+        let mut places: Vec<(usize, Vec<(&Name, u32)>)> = Vec::new();
+        for (i, change) in work.changes.iter().enumerate() {
+            let Action::Remove { device } = &change.action else { continue };
+            let own = self.open.get(&change.node).and_then(|open| match &change.wire {
+                Some(wire) => open.ends.get(wire).map(|held| held.index),
+                None => open.strays.get(device).copied(),
+            });
+            let mut ends: Vec<(&Name, u32)> = own.map(|index| (&change.node, index)).into_iter().collect();
+            if let Some(wire) = change.wire.as_ref().filter(|wire| times[wire] == 1) {
+                let others = self.open.iter().filter(|(name, _)| **name != change.node);
+                ends.extend(others.filter_map(|(name, open)| Some((name, open.ends.get(wire)?.index))));
+            }
+            places.push((i, ends));
+        }
+        let mut crowd: HashMap<&Name, usize> = HashMap::new();
+        for (node, _) in places.iter().flat_map(|(_, ends)| ends) {
+            *crowd.entry(node).or_default() += 1;
+        }
+        let mut doomed: BTreeMap<&Name, Vec<(usize, u32)>> = BTreeMap::new();
+        for (i, ends) in &places {
+            if let Some((node, index)) = ends.iter().max_by_key(|(node, _)| (crowd[node], *node)) {
+                doomed.entry(node).or_default().push((*i, *index));
+            }
+        }
+        for (node, links) in doomed {
+            let socket = &self.open[node].socket;
+            let mut batch = Batch::default();
+            let gone = |(_, refusal): &(usize, Refusal)| refusal.errno != Errno::ENODEV;
+            if let [(i, index)] = links[..] {
+                work.push(&mut batch, i, "delete it", link::delete(index));
+            } else {
+                for (i, index) in &links {
+                    work.push(&mut batch, *i, "delete it", link::doom(*index));
+                }
+                let refused = socket.send(&mut batch);
+                work.refuse(refused.into_iter().filter(gone));
+                work.push(&mut batch, links[0].0, "delete it", link::delete_doomed());
+            }
+            let refused = socket.send(&mut batch);
+            work.refuse(refused.into_iter().filter(gone));
+        }
+    }
+
+    /// Settings of whole namespaces. What they were is on disk before the first is changed.
+    fn set_namespaces(&mut self, work: &mut Work) -> Result<(), Error> {
+        let changes = work.changes.iter().enumerate().filter_map(|(i, change)| match change.action {
+            Action::SetAll(setting, value) => Some((i, &change.node, setting, value)),
+            _ => None,
+        });
+        let changes: Vec<(usize, &Name, Setting, i32)> = changes.collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        for (_, node, setting, _) in &changes {
+            let open = &self.open[*node];
+            if let Some(before) = open.settings.get(setting) {
+                let remembered = self.remembered.entry(open.cookie).or_default();
+                remembered.entry(setting.path("all")).or_insert(*before);
+            }
+        }
+        self.remember()?;
+        for (i, node, setting, value) in changes {
+            let open = &self.open[node];
+            let path = setting.path("all");
+            let sysctls = &mut self.sysctls;
+            let write = || sysctls.conf(setting.is_ipv6())?.write("all", setting, value);
+            if let Err(error) = open.netns.inside(&self.home, write)? {
+                work.fail(i, format!("cannot write {path} in {node}: {error}"));
+            } else if let Some(remembered) = self.remembered.get_mut(&open.cookie)
+                && remembered.get(&path) == Some(&value)
+            {
+                remembered.remove(&path);
+            }
+        }
+        self.remembered.retain(|_, settings| !settings.is_empty());
+        self.remember()
+    }
+
+    fn remember(&self) -> Result<(), Error> {
+        self.run.as_ref().map_or(Ok(()), |run| run.remember(&self.remembered))
+    }
+
+    /// What must be right before a device is born: the names that are taken, and sizes that hide settings.
+    fn rename(&mut self, node: &Name, changes: &[usize], work: &mut Work) {
+        let Some(open) = self.open.get_mut(node) else { return };
+        let mut batch = Batch::default();
+        for &i in changes {
+            let Change { wire: Some(wire), action, .. } = &work.changes[i] else { continue };
+            let Some(held) = open.ends.get_mut(wire) else { continue };
+            match action {
+                Action::Unname => work.push(&mut batch, i, "drop the altname", link::unname(held.index, wire.as_str())),
+                Action::Rename { to, .. } => {
+                    held.device = to.clone();
+                    work.push(&mut batch, i, "rename it", link::rename(held.index, to.as_str()));
+                }
+                Action::Mtu(mtu) => work.push(&mut batch, i, "set the MTU", link::resize(held.index, *mtu)),
+                _ => {}
+            }
+        }
+        let refused = open.socket.send(&mut batch);
+        // A kernel before 6.2 renames no device that is up.
+        let (busy, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(|(_, r)| r.errno == Errno::EBUSY);
+        work.refuse(refused.into_iter());
+        for (tag, refusal) in busy {
+            let (i, _) = work.tried[tag];
+            match &work.changes[i] {
+                Change { wire: Some(wire), action: Action::Rename { to, .. }, .. } if open.ends.contains_key(wire) => {
+                    let index = open.ends[wire].index;
+                    for request in [link::lower(index), link::rename(index, to.as_str()), link::raise(index)] {
+                        work.push(&mut batch, i, "rename it", request);
+                    }
+                }
+                _ => work.refuse([(tag, refusal)].into_iter()),
+            }
+        }
+        let refused = open.socket.send(&mut batch);
+        work.refuse(refused.into_iter());
+    }
+
+    /// All pairs from one socket, whose namespace sees none of them but its own ends.
+    fn create(&mut self, work: &mut Work, progress: &mut dyn FnMut(usize, usize)) {
+        let mut batch = Batch::default();
+        let total = work.changes.len();
+        for i in 0..total {
+            let Change { wire: Some(wire), action: Action::Create(ends), .. } = &work.changes[i] else { continue };
+            if ends.iter().any(|(node, _)| !self.open.contains_key(node)) {
+                work.fail(i, format!("cannot make wire `{wire}`: one of its nodes is gone"));
+                continue;
+            }
+            let mut birth = |side: usize| {
+                let (node, end) = &ends[side];
+                let open = self.open.get_mut(node)?;
+                let index = open.next_index;
+                open.next_index += 1;
+                open.ends.insert(wire.clone(), Held { index, device: end.device.clone() });
+                let namespace = open.netns.as_fd().as_raw_fd();
+                Some(link::Birth { namespace, index, name: end.device.as_str(), mac: end.marks.mac, mtu: end.mtu })
+            };
+            let (Some(first), Some(second)) = (birth(0), birth(1)) else { continue };
+            work.push(&mut batch, i, "make the pair", link::create([first, second]));
+            if batch.is_full() {
+                let refused = self.socket.send(&mut batch);
+                work.refuse(refused.into_iter());
+                progress(i, total);
+            }
+        }
+        let refused = self.socket.send(&mut batch);
+        work.refuse(refused.into_iter());
+    }
+
+    /// Everything else in one namespace: what only `/proc/sys` takes, then one batch. IPv6 is off before an end is up.
+    fn finish(&mut self, node: &Name, changes: &[usize], work: &mut Work) -> Result<(), Error> {
+        let Some(open) = self.open.get(node) else { return Ok(()) };
+        let mut files: Vec<(usize, &str, Setting, i32)> = Vec::new();
+        for &i in changes {
+            let Change { wire: Some(wire), action, .. } = &work.changes[i] else { continue };
+            let Some(held) = open.ends.get(wire).filter(|_| !work.refused.contains_key(&i)) else { continue };
+            let settings: Vec<(Setting, i32)> = match action {
+                Action::Create(ends) => {
+                    let here = ends.iter().filter(|(at, _)| at == node);
+                    here.flat_map(|(_, end)| &end.settings).map(|(&setting, &value)| (setting, value)).collect()
+                }
+                Action::Set(setting, value) => vec![(*setting, *value)],
+                _ => continue,
+            };
+            let ipv6 = settings.into_iter().filter(|(setting, _)| setting.is_ipv6());
+            files.extend(ipv6.map(|(setting, value)| (i, held.device.as_str(), setting, value)));
+        }
+        if !files.is_empty() {
+            let sysctls = &mut self.sysctls;
+            let write = || {
+                let conf = sysctls.conf(true);
+                let written = files.iter().map(|(_, device, setting, value)| match &conf {
+                    Ok(conf) => conf.write(device, *setting, *value),
+                    Err(errno) => Err((*errno).into()),
+                });
+                written.collect::<Vec<std::io::Result<()>>>()
+            };
+            let written = open.netns.inside(&self.home, write)?;
+            for ((i, device, setting, value), written) in files.into_iter().zip(written) {
+                let Err(error) = written else { continue };
+                // Where the kernel or the device has no IPv6 there is nothing to switch off.
+                let off = (setting, value) == (Setting::DisableIpv6, 1);
+                if !off || error.kind() != std::io::ErrorKind::NotFound {
+                    work.fail(i, format!("cannot write {} in {node}: {error}", setting.path(device)));
+                }
+            }
+        }
+        let mut batch = Batch::default();
+        for &i in changes {
+            let Change { wire: Some(wire), action, .. } = &work.changes[i] else { continue };
+            let Some(held) = open.ends.get(wire).filter(|_| !work.refused.contains_key(&i)) else { continue };
+            let index = held.index;
+            let (tried, request) = match action {
+                Action::Create(ends) => {
+                    for (_, end) in ends.iter().filter(|(at, _)| at == node) {
+                        work.born(&mut batch, i, wire, index, end);
+                    }
+                    if batch.is_full() {
+                        let refused = open.socket.send(&mut batch);
+                        work.refuse(refused.into_iter());
+                    }
+                    continue;
+                }
+                Action::Set(setting, _) if setting.is_ipv6() => continue,
+                Action::Set(setting, value) => ("set it", link::configure(index, [(*setting, *value)].into_iter())),
+                Action::Mark(mac) => ("mark it", link::mark(index, wire.as_str(), *mac)),
+                Action::Altname => ("add the altname", link::altname(index, wire.as_str())),
+                Action::Release => ("release it", link::release(index)),
+                Action::Arp => ("switch ARP on", link::arp_on(index)),
+                Action::AddAddress(address) => ("add the address", link::add_address(index, address)),
+                Action::RemoveAddress(address) => ("remove the address", link::remove_address(index, address)),
+                Action::Up => ("raise it", link::raise(index)),
+                Action::AddRoute(route) => ("add the route", link::add_route(index, route, true)),
+                Action::RemoveRoute(route) => ("remove the route", link::remove_route(index, route)),
+                Action::Remove { .. }
+                | Action::SetAll(..)
+                | Action::Unname
+                | Action::Rename { .. }
+                | Action::Mtu(_) => continue,
+            };
+            work.push(&mut batch, i, tried, request);
+        }
+        let refused = open.socket.send(&mut batch);
+        work.refuse(refused.into_iter());
+        Ok(())
+    }
+}
+
+/// A plan under way.
+struct Work<'a> {
+    changes: &'a [Change],
+    /// By change, the first thing that was refused: what comes after rests on it.
+    refused: BTreeMap<usize, String>,
+    /// What each request was for, by its tag.
+    tried: Vec<(usize, &'static str)>,
+}
+
+impl Work<'_> {
+    fn push(&mut self, batch: &mut Batch, change: usize, tried: &'static str, request: Request) {
+        batch.push(self.tried.len(), &request);
+        self.tried.push((change, tried));
+    }
+
+    /// A newborn end: its settings before it is up, its routes after.
+    fn born(&mut self, batch: &mut Batch, change: usize, wire: &Name, index: u32, end: &End) {
+        let settings = end.settings.iter().map(|(&setting, &value)| (setting, value));
+        self.push(batch, change, "settle it", link::settle(index, wire.as_str(), settings));
+        if end.altname {
+            self.push(batch, change, "add the altname", link::altname(index, wire.as_str()));
+        }
+        for address in &end.addresses {
+            self.push(batch, change, "add the address", link::add_address(index, address));
+        }
+        self.push(batch, change, "raise it", link::raise(index));
+        for route in &end.routes {
+            self.push(batch, change, "add the route", link::add_route(index, route, false));
+        }
+    }
+
+    fn refuse(&mut self, refused: impl Iterator<Item = (usize, Refusal)>) {
+        for (tag, refusal) in refused {
+            let (i, tried) = self.tried[tag];
+            let Change { node, wire, action, .. } = &self.changes[i];
+            let what = wire.as_ref().map_or_else(|| "a device".to_owned(), |wire| format!("wire `{wire}`"));
+            let place = match action {
+                Action::Create(ends) => format!("between {} and {}", ends[0].0, ends[1].0),
+                _ => format!("in {node}"),
+            };
+            self.fail(i, format!("{what} {place}: cannot {tried}: {refusal}"));
+        }
+    }
+
+    fn fail(&mut self, change: usize, error: String) {
+        self.refused.entry(change).or_insert(error);
+    }
+
+    /// The changes that each node has a part in, in their order.
+    fn by_node(&self) -> BTreeMap<Name, Vec<usize>> {
+        let mut nodes: BTreeMap<Name, Vec<usize>> = BTreeMap::new();
+        for (i, change) in self.changes.iter().enumerate() {
+            match &change.action {
+                Action::Remove { .. } | Action::SetAll(..) => {}
+                Action::Create(ends) => {
+                    for (node, _) in ends.iter() {
+                        nodes.entry(node.clone()).or_default().push(i);
+                    }
+                }
+                _ => nodes.entry(change.node.clone()).or_default().push(i),
+            }
+        }
+        nodes
+    }
+}

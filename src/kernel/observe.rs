@@ -1,0 +1,288 @@
+//! What a namespace holds, read with one socket in it: which devices are ends of wires, what they have, and what is foreign.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::{AsFd, AsRawFd};
+
+use ipnetwork::IpNetwork;
+use netlink_packet_route::AddressFamily;
+
+use super::link::{self, Seen};
+use super::netns::Netns;
+use super::run::Remembered;
+use super::socket::{Batch, Refusal};
+use super::sysctl::Sysctls;
+use super::{Held, Kernel, Open};
+use crate::error::{Context, Error};
+use crate::state::{End, Marks, Namespace, Route, Setting, State, WHOLE_NAMESPACE};
+use crate::topology::{self, Device, Mac, Name, Topology};
+
+/// The wires of the file that end in a node, with which end.
+type Wires<'a> = &'a [(&'a topology::Wire, usize)];
+
+impl Kernel {
+    /// What all open namespaces hold.
+    pub(super) fn survey(&mut self, topology: &Topology, state: &mut State) -> Result<(), Error> {
+        let mut survey = Survey {
+            home: &self.home,
+            sysctls: &mut self.sysctls,
+            marks: MarkTable::of(topology),
+            wires: topology.wires_by_node(),
+            remembered: &self.remembered,
+            fars: Fars::default(),
+        };
+        for (name, open) in &mut self.open {
+            state.namespaces.insert(name.clone(), open.look(name, &mut survey)?);
+        }
+        let fars = survey.fars;
+        self.pair(&fars, state);
+        Ok(())
+    }
+
+    /// Which ends belong together: each is the other's far end, in the other's namespace.
+    fn pair(&self, fars: &Fars, state: &mut State) {
+        let mut numbers: HashMap<(&Name, &Name), Option<i32>> = HashMap::new();
+        for ends in fars.values() {
+            let [(a, here), (b, there)] = &ends[..] else { continue };
+            if here.far_index != there.index || there.far_index != here.index {
+                continue;
+            }
+            // Asked where fewer wires end: the kernel searches its list of numbers one by one.
+            let fewer = |name: &Name| self.open.get(name).map_or(usize::MAX, |open| open.ends.len());
+            let (from, to, number) =
+                if fewer(a) <= fewer(b) { (a, b, here.far_namespace) } else { (b, a, there.far_namespace) };
+            let known = *numbers.entry((from, to)).or_insert_with(|| self.number_of(from, to));
+            if number.is_none() || number != known {
+                continue;
+            }
+            for (node, far, wire) in [(a, b, &here.wire), (b, a, &there.wire)] {
+                let end = state.namespaces.get_mut(node).and_then(|namespace| namespace.ends.get_mut(wire));
+                if let Some(end) = end {
+                    end.far = Some(far.clone());
+                }
+            }
+        }
+    }
+
+    /// The number that the namespace of `to` has in that of `from`.
+    fn number_of(&self, from: &Name, to: &Name) -> Option<i32> {
+        let (from, to) = (self.open.get(from)?, self.open.get(to)?);
+        let mut batch = Batch::default();
+        batch.push(0, &link::number_of(to.netns.as_fd().as_raw_fd()));
+        let mut number = None;
+        from.socket.exchange(&mut batch, |answer| number = number.or(link::number(answer)));
+        number
+    }
+}
+
+/// What tells a device as an end of a wire of the file.
+struct MarkTable<'a> {
+    macs: HashMap<Mac, (&'a topology::Wire, usize)>,
+    devices: HashMap<(&'a Name, &'a str), &'a topology::Wire>,
+}
+
+impl<'a> MarkTable<'a> {
+    fn of(topology: &'a Topology) -> MarkTable<'a> {
+        let mut table = MarkTable { macs: HashMap::new(), devices: HashMap::new() };
+        for wire in &topology.wires {
+            for (side, end) in wire.ends.iter().enumerate() {
+                table.macs.insert(topology::mac(&wire.name, side), (wire, side));
+                table.devices.insert((&end.node, end.device.as_str()), wire);
+                table.devices.insert((&end.node, wire.name.as_str()), wire);
+            }
+        }
+        table
+    }
+
+    /// Whether a device is `wire`'s at all. Any one mark is enough: a kill may fall before the alias, a hand may change one.
+    fn ours(&self, seen: &Seen) -> bool {
+        let grouped = seen.group == link::GROUP || seen.group == link::DOOMED;
+        seen.veth && (grouped || self.macs.contains_key(&seen.mac) || seen.alias.starts_with(link::ALIAS))
+    }
+
+    /// The wire that a device of ours is an end of.
+    fn wire_of(&self, node: &Name, seen: &Seen) -> Option<Name> {
+        if let Some((wire, _)) = self.macs.get(&seen.mac) {
+            return Some(wire.name.clone());
+        }
+        if let Some(name) = seen.alias.strip_prefix(link::ALIAS).and_then(Name::new) {
+            return Some(name);
+        }
+        let names = seen.altnames.iter().chain([&seen.name]);
+        names.filter_map(|name| self.devices.get(&(node, name.as_str()))).map(|wire| wire.name.clone()).next()
+    }
+}
+
+/// One look at all namespaces.
+struct Survey<'a> {
+    home: &'a Netns,
+    sysctls: &'a mut Sysctls,
+    marks: MarkTable<'a>,
+    wires: BTreeMap<&'a Name, Vec<(&'a topology::Wire, usize)>>,
+    remembered: &'a Remembered,
+    fars: Fars,
+}
+
+/// The seen ends of each wire, to be paired when all namespaces have been looked into.
+type Fars = BTreeMap<Name, Vec<(Name, Far)>>;
+
+struct Far {
+    wire: Name,
+    index: u32,
+    far_index: u32,
+    far_namespace: Option<i32>,
+}
+
+impl Open {
+    /// What this namespace holds.
+    fn look(&mut self, node: &Name, survey: &mut Survey) -> Result<Namespace, Error> {
+        let wires = survey.wires.get(node).cloned().unwrap_or_default();
+        let mut namespace = Namespace::default();
+        (self.ends, self.strays, self.next_index) = (HashMap::new(), HashMap::new(), 1);
+        let cannot = |what: &str| format!("cannot list the {what} of {node}");
+        let links = self.socket.dump(&link::list_links(), link::seen);
+        let mut foreign: HashMap<u32, String> = HashMap::new();
+        let mut own: HashMap<u32, Name> = HashMap::new();
+        let mut ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
+        for seen in links.context(cannot("links"))? {
+            self.next_index = self.next_index.max(seen.index + 1);
+            if seen.loopback {
+                continue;
+            }
+            if !survey.marks.ours(&seen) {
+                foreign.insert(seen.index, seen.name.clone());
+                namespace.foreign.devices.push([seen.name].into_iter().chain(seen.altnames).collect());
+                continue;
+            }
+            let Some(device) = Device::new(&seen.name) else { continue };
+            let wire = survey.marks.wire_of(node, &seen).filter(|wire| !self.ends.contains_key(wire));
+            let Some(wire) = wire else {
+                self.strays.insert(device.clone(), seen.index);
+                namespace.strays.push(device);
+                continue;
+            };
+            ipv6 |= seen.settings.contains(&(Setting::DisableIpv6, 0));
+            self.ends.insert(wire.clone(), Held { index: seen.index, device: device.clone() });
+            own.insert(seen.index, wire.clone());
+            let (index, far_index, far_namespace) = (seen.index, seen.far_index, seen.far_namespace);
+            let far = Far { wire: wire.clone(), index, far_index, far_namespace };
+            survey.fars.entry(wire.clone()).or_default().push((node.clone(), far));
+            let end = End {
+                device,
+                altname: seen.altnames.iter().any(|name| name == wire.as_str()),
+                marks: Marks {
+                    group: seen.group == link::GROUP,
+                    alias: seen.alias.strip_prefix(link::ALIAS) == Some(wire.as_str()),
+                    mac: seen.mac,
+                },
+                far: None,
+                mtu: seen.mtu,
+                up: seen.up,
+                arp: seen.arp,
+                enslaved: seen.enslaved,
+                addresses: BTreeSet::new(),
+                routes: BTreeSet::new(),
+                settings: seen.settings.into_iter().collect(),
+                traffic: seen.traffic,
+            };
+            namespace.ends.insert(wire, end);
+        }
+        if !own.is_empty() || !foreign.is_empty() {
+            let looked = self.look_at_networks(&wires, ipv6, &foreign, &own, &mut namespace);
+            looked.context(cannot("addresses and routes"))?;
+        }
+        self.look_at_settings(node, &wires, survey, &mut namespace)?;
+        Ok(namespace)
+    }
+
+    fn look_at_networks(
+        &self,
+        wires: Wires,
+        ipv6: bool,
+        foreign: &HashMap<u32, String>,
+        own: &HashMap<u32, Name>,
+        namespace: &mut Namespace,
+    ) -> Result<(), Refusal> {
+        let families = [Some(AddressFamily::Inet), ipv6.then_some(AddressFamily::Inet6)];
+        for family in families.into_iter().flatten() {
+            let addresses = self.socket.dump(&link::list_addresses(family), link::seen_address)?;
+            for seen in addresses {
+                if let Some(device) = foreign.get(&seen.index) {
+                    let network = IpNetwork::new(seen.address.network(), seen.address.prefix()).unwrap_or(seen.address);
+                    namespace.foreign.networks.push((network, device.clone()));
+                }
+                let Some(wire) = own.get(&seen.index) else { continue };
+                // A kernel before 5.18 keeps no mark: then it counts as ours if it is as the file says.
+                let ours = seen.ours.unwrap_or_else(|| has_address(wires, wire, &seen.address));
+                if ours {
+                    namespace.ends.entry(wire.clone()).and_modify(|end| {
+                        end.addresses.insert(seen.address);
+                    });
+                } else if !seen.link_local {
+                    namespace.foreign.addresses.push((wire.clone(), seen.address));
+                }
+            }
+            let routes = self.socket.dump(&link::list_routes(family), link::seen_route)?;
+            for seen in routes {
+                if let Some(device) = seen.devices.iter().find_map(|index| foreign.get(index))
+                    && (seen.metric == 0 || seen.to.prefix() != 0)
+                {
+                    namespace.foreign.networks.push((seen.to, device.clone()));
+                }
+                let Some(wire) = seen.devices.iter().find_map(|index| own.get(index)).filter(|_| !seen.kernel) else {
+                    continue;
+                };
+                match seen.via {
+                    Some(via) if seen.ours => {
+                        let route = Route { to: seen.to, via };
+                        namespace.ends.entry(wire.clone()).and_modify(|end| {
+                            end.routes.insert(route);
+                        });
+                    }
+                    _ => namespace.foreign.routes.push((wire.clone(), seen.to)),
+                }
+            }
+        }
+        // A device's address and the route that comes with it are one thing to know.
+        namespace.foreign.networks.sort();
+        namespace.foreign.networks.dedup();
+        Ok(())
+    }
+
+    /// The settings of the whole namespace. Those of the host are not `wire`'s, and a namespace without wires is left alone.
+    fn look_at_settings(
+        &mut self,
+        node: &Name,
+        wires: Wires,
+        survey: &mut Survey,
+        namespace: &mut Namespace,
+    ) -> Result<(), Error> {
+        let remembered = survey.remembered.get(&self.cookie);
+        if node.is_host() || (wires.is_empty() && remembered.is_none()) {
+            return Ok(());
+        }
+        let ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
+        let sysctls = &mut survey.sysctls;
+        let read = || {
+            let mut seen = BTreeMap::new();
+            if let Ok(conf) = sysctls.conf(false) {
+                seen.extend(WHOLE_NAMESPACE.iter().filter_map(|s| Some((*s, conf.read("all", *s)?))));
+            }
+            if ipv6 && let Ok(conf) = sysctls.conf(true) {
+                seen.extend(conf.read("all", Setting::Forwarding6).map(|value| (Setting::Forwarding6, value)));
+            }
+            seen
+        };
+        self.settings = self.netns.inside(survey.home, read)?;
+        namespace.settings = self.settings.clone();
+        if let Some(remembered) = remembered {
+            let known = WHOLE_NAMESPACE.into_iter().chain([Setting::Forwarding6]);
+            namespace.remembered = known.filter_map(|s| Some((s, *remembered.get(&s.path("all"))?))).collect();
+        }
+        Ok(())
+    }
+}
+
+fn has_address(wires: Wires, name: &Name, address: &IpNetwork) -> bool {
+    let own = wires.iter().find(|(wire, _)| wire.name == *name).map(|(wire, side)| &wire.ends[*side]);
+    own.is_some_and(|end| address.ip() == end.address || end.address6.is_some_and(|own| address.ip() == own))
+}

@@ -52,7 +52,7 @@ fn assert_holds(state: &State, wanted: &State, plan: &Plan) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_as_wanted_needs_nothing(choices in prop::collection::vec(any::<u32>(), 0..200)) {

@@ -11,7 +11,7 @@ use self::linux::play;
 use super::{Plan, diff, strangers};
 use crate::desired;
 use crate::parse;
-use crate::state::{Namespace, State};
+use crate::state::{Namespace, Route, Setting, State};
 use crate::target::Scope;
 use crate::topology::{Device, Name, Topology};
 
@@ -52,7 +52,7 @@ fn assert_holds(state: &State, wanted: &State, plan: &Plan) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_as_wanted_needs_nothing(choices in prop::collection::vec(any::<u32>(), 0..200)) {
@@ -285,4 +285,30 @@ fn a_pair_that_is_not_right_is_made_anew_and_says_why() {
     let half = "must be made anew: the end in vpn has no far end where the file says";
     let plan = planned(|leaf| drop(leaf.ends.remove("two")));
     assert_eq!(plan, [format!("remove two at vpn ({half})"), format!("create two at vpn ({half})")]);
+}
+
+#[test]
+fn switching_ipv6_off_takes_its_addresses_and_routes_along() {
+    let plan = planned(|leaf| {
+        let end = leaf.ends.get_mut("two").unwrap();
+        end.settings.insert(Setting::DisableIpv6, 0);
+        end.addresses.insert("fd09::1/127".parse().unwrap());
+        end.routes.insert(Route { to: "::/0".parse().unwrap(), via: "fd09::".parse().unwrap() });
+    });
+    assert_eq!(plan, ["set two: ipv6.disable_ipv6 = 1 at leaf (it is 0)"]);
+}
+
+#[test]
+fn what_is_left_of_a_waiting_wire_keeps_no_route_of_others() {
+    let (topology, mut seen) = leaf();
+    seen.namespaces.remove("vpn");
+    let leaf = seen.namespaces.get_mut("leaf").unwrap();
+    let routes = std::mem::take(&mut leaf.ends.get_mut("one").unwrap().routes);
+    leaf.ends.get_mut("two").unwrap().routes = routes;
+    let plan = diff(&up(&topology, &seen), &seen);
+    let changes: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        changes,
+        ["remove-route two: default via 10.0.1.0 at leaf", "add-route one: default via 10.0.1.0 at leaf"]
+    );
 }

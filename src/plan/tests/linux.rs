@@ -34,8 +34,7 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
         Action::AddRoute(route) => {
             must(!leads(namespace, &route.to), "takes the place of a foreign route")?;
             // NLM_F_REPLACE: a route to the same destination goes, whichever device it is over.
-            for (other, end) in namespace.ends.iter_mut().filter(|(other, _)| *other != wire) {
-                let _ = other;
+            for (_, end) in namespace.ends.iter_mut().filter(|(other, _)| *other != wire) {
                 end.routes.retain(|known| known.to != route.to);
             }
         }

@@ -10,6 +10,9 @@ use crate::state::{self, End, Marks, Namespace, Route, Setting, State, Traffic};
 use crate::target::Scope;
 use crate::topology::{self, Name, Topology, Wire};
 
+#[cfg(test)]
+mod tests;
+
 /// The wires in scope as the file says. Of what was seen it asks only which settings the kernel has.
 pub fn up(topology: &Topology, scope: &Scope, seen: &State) -> State {
     let mut wanted = down(seen);

@@ -103,6 +103,13 @@ pub struct Foreign {
     pub networks: Vec<(IpNetwork, String)>,
 }
 
+impl Foreign {
+    /// Whether one of the devices goes by a name.
+    pub fn has_device(&self, name: &str) -> bool {
+        self.devices.iter().flatten().any(|known| known == name)
+    }
+}
+
 /// A sysctl below `net/ipv4/conf/DEVICE` or `net/ipv6/conf/DEVICE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Setting {

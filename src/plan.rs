@@ -269,7 +269,8 @@ impl Plan {
             // What is left of it must not keep a route that another wire is to have now.
             for (node, end) in seen {
                 let asked = |route: &&Route| wanted.get(node).is_some_and(|end| end.routes.contains(route));
-                for route in end.routes.iter().filter(|route| !asked(route)) {
+                let beyond = end.routes.iter().filter(|route| route.via.is_some());
+                for route in beyond.filter(|route| !asked(route)) {
                     self.change(node, Some(name), Action::RemoveRoute(*route), "the file does not want it any more");
                 }
             }
@@ -441,9 +442,14 @@ impl Plan {
         }
         let lost = renumbered(wire, wanted, seen, foreign);
         for route in &wanted.routes {
+            // The kernel makes the route to a subnet when the address comes, or the device up.
+            let made = |own: &IpNetwork| seen.up && seen.addresses.contains(own) && own.network() == route.to.network();
+            if route.via.is_none() && !wanted.addresses.iter().any(made) {
+                continue;
+            }
             if !seen.routes.contains(route) {
                 change(Action::AddRoute(*route), "it is missing".to_owned());
-            } else if lost && route.to.is_ipv4() {
+            } else if lost && route.via.is_some() && route.to.is_ipv4() {
                 change(Action::AddRoute(*route), "it goes with the address that is removed".to_owned());
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{down, narrow, up};
 use crate::parse;
-use crate::state::{EVERY_END, End, Namespace, Setting, State, WITH_IPV6};
+use crate::state::{EVERY_END, End, Namespace, Route, Setting, State, WITH_IPV6};
 use crate::target::Scope;
 use crate::topology::{Device, Name, Topology};
 
@@ -37,11 +37,17 @@ fn of<'a>(state: &'a State, node: &str, wire: &str) -> &'a End {
 }
 
 /// All routes that a file asks for, as `NODE WIRE: ROUTE`.
+/// The routes beyond each end's own subnet.
 fn routes(topology: &Topology) -> Vec<String> {
     let state = whole(topology);
     let ends =
         state.namespaces.iter().flat_map(|(node, here)| here.ends.iter().map(move |(wire, end)| (node, wire, end)));
-    ends.flat_map(|(node, wire, end)| end.routes.iter().map(move |route| format!("{node} {wire}: {route}"))).collect()
+    let beyond = |end: &End| end.routes.iter().filter(|route| route.via.is_some()).copied().collect();
+    ends.flat_map(|(node, wire, end)| {
+        let routes: Vec<Route> = beyond(end);
+        routes.into_iter().map(move |route| format!("{node} {wire}: {route}"))
+    })
+    .collect()
 }
 
 #[test]

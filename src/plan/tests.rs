@@ -205,7 +205,7 @@ fn a_foreign_device_keeps_its_name_and_a_foreign_route_its_place() {
     let over = |other: &str| {
         let other = name(other);
         planned(|leaf| {
-            leaf.ends.get_mut("one").unwrap().routes.clear();
+            leaf.ends.get_mut("one").unwrap().routes.retain(|route| route.via.is_none());
             leaf.foreign.routes = vec![(other, everywhere)];
         })
     };
@@ -214,7 +214,7 @@ fn a_foreign_device_keeps_its_name_and_a_foreign_route_its_place() {
     assert_eq!(over("one"), [message("one")]);
     assert_eq!(over("two"), [message("two")]);
     let plan = planned(|leaf| {
-        leaf.ends.get_mut("one").unwrap().routes.clear();
+        leaf.ends.get_mut("one").unwrap().routes.retain(|route| route.via.is_none());
         leaf.foreign.networks = vec![(everywhere, "podman0".to_owned())];
     });
     assert_eq!(plan, ["foreign-route: leaf has a route to default over `podman0` already; wire `one` is to have it"]);
@@ -224,7 +224,7 @@ fn a_foreign_device_keeps_its_name_and_a_foreign_route_its_place() {
 fn a_stranger_that_stands_in_the_way_is_told_once() {
     let (topology, mut seen) = leaf();
     let leaf = seen.namespaces.get_mut("leaf").unwrap();
-    leaf.ends.get_mut("one").unwrap().routes.clear();
+    leaf.ends.get_mut("one").unwrap().routes.retain(|route| route.via.is_none());
     leaf.foreign.routes = vec![(name("one"), "0.0.0.0/0".parse().unwrap())];
     let plan = diff(&up(&topology, &seen), &seen);
     let messages = |findings: &[super::Finding]| findings.iter().map(|f| f.message.clone()).collect::<Vec<_>>();
@@ -293,7 +293,7 @@ fn switching_ipv6_off_takes_its_addresses_and_routes_along() {
         let end = leaf.ends.get_mut("two").unwrap();
         end.settings.insert(Setting::DisableIpv6, 0);
         end.addresses.insert("fd09::1/127".parse().unwrap());
-        end.routes.insert(Route { to: "::/0".parse().unwrap(), via: "fd09::".parse().unwrap() });
+        end.routes.insert(Route { to: "::/0".parse().unwrap(), via: "fd09::".parse().ok(), from: None });
     });
     assert_eq!(plan, ["set two: ipv6.disable_ipv6 = 1 at leaf (it is 0)"]);
 }
@@ -303,8 +303,10 @@ fn what_is_left_of_a_waiting_wire_keeps_no_route_of_others() {
     let (topology, mut seen) = leaf();
     seen.namespaces.remove("vpn");
     let leaf = seen.namespaces.get_mut("leaf").unwrap();
-    let routes = std::mem::take(&mut leaf.ends.get_mut("one").unwrap().routes);
-    leaf.ends.get_mut("two").unwrap().routes = routes;
+    let routes = &mut leaf.ends.get_mut("one").unwrap().routes;
+    let led: Vec<Route> = routes.iter().filter(|route| route.via.is_some()).copied().collect();
+    routes.retain(|route| route.via.is_none());
+    leaf.ends.get_mut("two").unwrap().routes.extend(led);
     let plan = diff(&up(&topology, &seen), &seen);
     let changes: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
     assert_eq!(

@@ -194,13 +194,13 @@ impl Dice {
             24 => {
                 let to = network(self.pick(&["0.0.0.0/0", "10.100.0.0/24", "10.88.0.0/16", "::/0"]));
                 let via = if to.is_ipv4() { "10.9.9.0" } else { "fd09::" };
-                end.routes.insert(Route { to, via: via.parse().unwrap() });
+                end.routes.insert(Route { to, via: via.parse().ok(), from: None });
             }
             25 => {
                 // Somebody has switched IPv6 on.
                 end.settings.extend(state::WITH_IPV6);
                 end.addresses.insert(network("fd09::1/127"));
-                end.routes.insert(Route { to: network("fd99::/64"), via: "fd09::".parse().unwrap() });
+                end.routes.insert(Route { to: network("fd99::/64"), via: "fd09::".parse().ok(), from: None });
             }
             _ => {
                 let settings: Vec<Setting> = end.settings.keys().copied().collect();

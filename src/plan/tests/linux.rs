@@ -83,7 +83,11 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
             }
         }
         Action::AddAddress(address) => add_address(end, address)?,
-        Action::Up => must(!std::mem::replace(&mut end.up, true), "it is up already")?,
+        Action::Up => {
+            must(!std::mem::replace(&mut end.up, true), "it is up already")?;
+            let own: Vec<Route> = end.addresses.iter().map(subnet).collect();
+            end.routes.extend(own);
+        }
         Action::AddRoute(route) => add_route(end, route)?,
         Action::Remove { .. } | Action::SetAll(..) | Action::Create(_) => return Err("no wire is named".to_owned()),
     }
@@ -120,7 +124,7 @@ fn create(namespace: Option<&mut Namespace>, wire: &Name, wanted: &End) -> Done 
     for address in &wanted.addresses {
         add_address(&mut end, address)?;
     }
-    for route in &wanted.routes {
+    for route in wanted.routes.iter().filter(|route| route.via.is_some()) {
         let known = namespace.ends.values().any(|end| end.routes.iter().any(|known| known.to == route.to));
         must(!known && !leads(namespace, &route.to), "EEXIST: there is a route to there")?;
         add_route(&mut end, route)?;
@@ -159,13 +163,23 @@ fn add_address(end: &mut End, address: &IpNetwork) -> Done {
     must(!end.addresses.contains(address), "EEXIST: the address is there")?;
     must(address.is_ipv6() || !end.addresses.iter().any(secondary), "it would go with another of the same subnet")?;
     end.addresses.insert(*address);
+    if end.up {
+        end.routes.insert(subnet(address));
+    }
     Ok(())
+}
+
+/// The route that comes with an address.
+fn subnet(address: &IpNetwork) -> Route {
+    let to = IpNetwork::new(address.network(), address.prefix()).unwrap();
+    Route { to, via: None, from: Some(address.ip()).filter(|_| address.is_ipv4()) }
 }
 
 fn add_route(end: &mut End, route: &Route) -> Done {
     must(end.up, "ENETDOWN")?;
     must(route.to.is_ipv4() || with_ipv6(end), "ENODEV: IPv6 is off")?;
-    must(end.addresses.iter().any(|own| own.contains(route.via)), "ENETUNREACH")?;
+    let reached = |own: &IpNetwork| route.via.map_or(subnet(own) == *route, |via| own.contains(via));
+    must(end.addresses.iter().any(reached), "ENETUNREACH")?;
     must(end.routes.insert(*route), "the route is there")
 }
 

@@ -10,6 +10,9 @@ use crate::state::{self, End, Marks, Namespace, Route, Setting, State, Traffic};
 use crate::target::Scope;
 use crate::topology::{self, Name, Topology, Wire};
 
+#[cfg(test)]
+mod tests;
+
 /// The wires in scope as the file says. Of what was seen it asks only which settings the kernel has.
 pub fn up(topology: &Topology, scope: &Scope, seen: &State) -> State {
     let mut wanted = down(seen);
@@ -132,19 +135,21 @@ impl<'a> Ways<'a> {
         self.going_out.contains(node).then(|| to_hub.next().or_else(|| to_host.next()))?
     }
 
-    /// The routes over an end: a default route where it is the node's way out, and the way back to the clients of a hub.
+    /// The routes over an end: its own subnet, a default route where it is the node's way out, and the way back to the clients of a hub.
     fn routes(&self, wire: &Wire, side: usize) -> BTreeSet<Route> {
         let node = &wire.ends[side].node;
         let far = wire.far(side);
         let gateways = [Some(IpAddr::from(far.address)), far.address6.map(IpAddr::from)];
-        let mut routes = BTreeSet::new();
+        let own = IpAddr::from(wire.ends[side].address);
+        let mut routes = BTreeSet::from([Route { to: wire.subnet.into(), via: None, from: Some(own) }]);
+        routes.extend(wire.subnet6.map(|subnet| Route { to: subnet.into(), via: None, from: None }));
         for via in gateways.into_iter().flatten() {
             if self.out(node).is_some_and(|out| out.name == wire.name) {
                 let everywhere: IpAddr = match via {
                     IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                     IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
                 };
-                routes.insert(Route { to: address(everywhere, 0), via });
+                routes.insert(Route { to: address(everywhere, 0), via: Some(via), from: None });
             }
             let clients = self.topology.hubs.get(&far.node).and_then(|hub| hub.clients.as_ref());
             let first = || self.wires_of(node).iter().find(|(other, own)| other.far(*own).node == far.node);
@@ -153,7 +158,7 @@ impl<'a> Ways<'a> {
                 && clients.prefix.is_ipv4() == via.is_ipv4()
                 && first().is_some_and(|(other, _)| other.name == wire.name)
             {
-                routes.insert(Route { to: clients.prefix, via });
+                routes.insert(Route { to: clients.prefix, via: Some(via), from: None });
             }
         }
         routes

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         voice.complain(&report::error(&error, voice.err));
         error.exit as u8
     });
-    ExitCode::from(code)
+    ExitCode::from(voice.code(code))
 }
 
 /// Does what the command line says; the exit code comes back.

@@ -6,8 +6,11 @@ use std::fmt;
 
 use ipnetwork::IpNetwork;
 
-use crate::state::{End, Marks, Namespace, Route, Setting, State};
+use crate::state::{End, Foreign, Marks, Namespace, Route, Setting, State};
 use crate::topology::{Device, Mac, Name, Topology};
+
+#[cfg(test)]
+mod tests;
 
 /// What stands between the state that was seen and the one that is wanted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -58,6 +61,9 @@ pub enum Action {
     },
     /// Sets a sysctl of the whole namespace.
     SetAll(Setting, i32),
+    RemoveRoute(Route),
+    /// Before others are added: of two addresses in one subnet the second goes with the first.
+    RemoveAddress(IpNetwork),
     /// Takes the wire's name from the device's altnames, so that the device can be called by it.
     Unname,
     Rename {
@@ -75,9 +81,7 @@ pub enum Action {
     Mtu(u32),
     Set(Setting, i32),
     AddAddress(IpNetwork),
-    RemoveAddress(IpNetwork),
     Up,
-    RemoveRoute(Route),
     AddRoute(Route),
 }
 
@@ -123,19 +127,19 @@ impl Action {
         match self {
             Action::Remove { .. } => 0,
             Action::SetAll(..) => 1,
-            Action::Unname => 2,
-            Action::Rename { .. } => 3,
-            Action::Create(_) => 4,
-            Action::Mark(_) => 5,
-            Action::Altname => 6,
-            Action::Release => 7,
-            Action::Arp => 8,
-            Action::Mtu(_) => 9,
-            Action::Set(..) => 10,
-            Action::AddAddress(_) => 11,
-            Action::RemoveAddress(_) => 12,
-            Action::Up => 13,
-            Action::RemoveRoute(_) => 14,
+            Action::RemoveRoute(_) => 2,
+            Action::RemoveAddress(_) => 3,
+            Action::Unname => 4,
+            Action::Rename { .. } => 5,
+            Action::Create(_) => 6,
+            Action::Mark(_) => 7,
+            Action::Altname => 8,
+            Action::Release => 9,
+            Action::Arp => 10,
+            Action::Mtu(_) => 11,
+            Action::Set(..) => 12,
+            Action::AddAddress(_) => 13,
+            Action::Up => 14,
             Action::AddRoute(_) => 15,
         }
     }
@@ -198,9 +202,9 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
                 };
                 plan.change(name, None, Action::SetAll(setting, value), reason);
                 // Switching forwarding switches the taking of redirects the other way (inet_forward_change, net/ipv4/devinet.c).
-                let redirects = wanted.settings.get(&Setting::AcceptRedirects);
+                let redirects = namespace.settings.get(&Setting::AcceptRedirects);
                 if let Some(&redirects) = redirects.filter(|_| setting == Setting::Forwarding)
-                    && namespace.settings.get(&Setting::AcceptRedirects) == Some(&redirects)
+                    && wanted.settings.get(&Setting::AcceptRedirects).is_none_or(|wanted| *wanted == redirects)
                 {
                     let set = Action::SetAll(Setting::AcceptRedirects, redirects);
                     plan.change(name, None, set, "the kernel changes it with forwarding");
@@ -216,6 +220,7 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
         let there = seen_ends.get(wire).unwrap_or(&nothing);
         plan.wire(wire, here, there, seen);
     }
+    plan.give_way(wanted, seen);
     plan.untangle(seen);
     plan.changes.sort_by_key(|change| change.action.rank());
     plan
@@ -241,7 +246,7 @@ impl Plan {
 
     fn wire(&mut self, name: &Name, wanted: &Ends, seen: &Ends, all_seen: &State) {
         if wanted.len() < 2 {
-            self.remove(name, seen, "the file does not want it");
+            self.remove(name, seen, "it is not to be there");
             return;
         }
         let stopped = || wanted.keys().filter(|node| !all_seen.namespaces.contains_key(**node));
@@ -261,6 +266,13 @@ impl Plan {
             }
         }
         if stopped().next().is_some() {
+            // What is left of it must not keep a route that another wire is to have now.
+            for (node, end) in seen {
+                let asked = |route: &&Route| wanted.get(node).is_some_and(|end| end.routes.contains(route));
+                for route in end.routes.iter().filter(|route| !asked(route)) {
+                    self.change(node, Some(name), Action::RemoveRoute(*route), "the file does not want it any more");
+                }
+            }
             return;
         }
         let before = self.findings.len();
@@ -275,7 +287,7 @@ impl Plan {
                 .all(|(node, end)| end.far.as_ref().is_some_and(|far| far != *node && seen.contains_key(far)));
         if paired {
             for (node, end) in wanted {
-                self.end(name, node, end, seen[node]);
+                self.end(name, node, end, seen[node], &all_seen.namespaces[*node].foreign);
             }
             return;
         }
@@ -369,9 +381,9 @@ impl Plan {
     }
 
     /// One end whose pair is right: mended in place.
-    fn end(&mut self, wire: &Name, node: &Name, wanted: &End, seen: &End) {
+    fn end(&mut self, wire: &Name, node: &Name, wanted: &End, seen: &End, foreign: &Foreign) {
         let mut change = |action, reason: String| self.change(node, Some(wire), action, reason);
-        if wanted.device != seen.device {
+        if wanted.device != seen.device && !foreign.has_device(wanted.device.as_str()) {
             if seen.altname && wanted.device.as_str() == wire.as_str() {
                 change(Action::Unname, "the device is to be called so itself".to_owned());
             }
@@ -384,7 +396,7 @@ impl Plan {
             let wrong: Vec<&str> = right.iter().filter(|(right, _)| !right).map(|(_, what)| *what).collect();
             change(Action::Mark(wanted.marks.mac), format!("not as wire gave it: {}", wrong.join(", ")));
         }
-        if wanted.altname && !seen.altname {
+        if wanted.altname && !seen.altname && !foreign.has_device(wire.as_str()) {
             change(Action::Altname, "the device does not go by the wire's name".to_owned());
         }
         if seen.enslaved != wanted.enslaved {
@@ -396,7 +408,9 @@ impl Plan {
         if seen.mtu != wanted.mtu {
             change(Action::Mtu(wanted.mtu), format!("it is {}", seen.mtu));
             // A device too small for IPv6 (RFC 8200: 1280) loses its IPv6 settings, and grows back with the defaults.
-            if seen.mtu < 1280 && seen.settings.get(&Setting::DisableIpv6) == wanted.settings.get(&Setting::DisableIpv6)
+            if seen.mtu < 1280
+                && wanted.mtu >= 1280
+                && seen.settings.get(&Setting::DisableIpv6) == wanted.settings.get(&Setting::DisableIpv6)
             {
                 let ipv6 = wanted.settings.iter().filter(|(setting, _)| setting.is_ipv6());
                 for (&setting, &value) in ipv6 {
@@ -411,50 +425,181 @@ impl Plan {
                 None => change(Action::Set(setting, value), "it is not there".to_owned()),
             }
         }
+        // Where IPv6 is switched off, its addresses and routes go with it.
+        let stays = |ipv6: bool| !ipv6 || wanted.settings.get(&Setting::DisableIpv6) != Some(&1);
+        for route in seen.routes.difference(&wanted.routes).filter(|route| stays(route.to.is_ipv6())) {
+            change(Action::RemoveRoute(*route), "the file does not want it any more".to_owned());
+        }
+        for address in seen.addresses.difference(&wanted.addresses).filter(|address| stays(address.is_ipv6())) {
+            change(Action::RemoveAddress(*address), "the file does not want it any more".to_owned());
+        }
         for address in wanted.addresses.difference(&seen.addresses) {
             change(Action::AddAddress(*address), "it is missing".to_owned());
-        }
-        for address in seen.addresses.difference(&wanted.addresses) {
-            change(Action::RemoveAddress(*address), "the file does not want it any more".to_owned());
         }
         if !seen.up {
             change(Action::Up, "it is down".to_owned());
         }
-        for route in seen.routes.difference(&wanted.routes) {
-            change(Action::RemoveRoute(*route), "the file does not want it any more".to_owned());
-        }
-        for route in wanted.routes.difference(&seen.routes) {
-            change(Action::AddRoute(*route), "it is missing".to_owned());
+        let lost = renumbered(wire, wanted, seen, foreign);
+        for route in &wanted.routes {
+            if !seen.routes.contains(route) {
+                change(Action::AddRoute(*route), "it is missing".to_owned());
+            } else if lost && route.to.is_ipv4() {
+                change(Action::AddRoute(*route), "it goes with the address that is removed".to_owned());
+            }
         }
     }
 
-    /// Where a device is to get the name that another of ours still has, that other goes by a name of its own for a moment.
+    /// A route takes the place of one to the same destination, whoever made that: what is not wire's stays.
+    fn give_way(&mut self, wanted: &State, seen: &State) {
+        let gone = self.gone();
+        let stays = |node: &Name, wire: &Name, to: &IpNetwork| {
+            let end = |state: &State| state.namespaces.get(node)?.ends.get(wire).cloned();
+            let foreign = &seen.namespaces[node].foreign;
+            let lost = || end(wanted).zip(end(seen)).is_some_and(|(a, b)| renumbered(wire, &a, &b, foreign));
+            !gone.contains(wire) && (to.is_ipv6() || !lost())
+        };
+        let mut findings = Vec::new();
+        let mut may_have = |node: &Name, wire: Option<&Name>, route: &Route| {
+            let Some(Namespace { foreign, .. }) = seen.namespaces.get(node) else { return true };
+            let over = foreign.routes.iter().find(|(on, to)| *to == route.to && stays(node, on, to));
+            if let Some((on, to)) = over {
+                findings.push(Finding { wire: wire.cloned(), blocks: true, ..foreign_route(node, on, to) });
+            }
+            over.is_none() && foreign.networks.iter().all(|(network, _)| *network != route.to)
+        };
+        self.changes.retain_mut(|change| match &mut change.action {
+            Action::AddRoute(route) => may_have(&change.node, change.wire.as_ref(), route),
+            Action::Create(ends) => {
+                for (node, end) in ends.iter_mut() {
+                    end.routes.retain(|route| may_have(node, change.wire.as_ref(), route));
+                }
+                true
+            }
+            _ => true,
+        });
+        self.findings.append(&mut findings);
+    }
+
+    /// The wires whose devices are removed, if only to be made anew.
+    fn gone(&self) -> BTreeSet<Name> {
+        let removals = self.changes.iter().filter(|change| matches!(change.action, Action::Remove { .. }));
+        removals.filter_map(|change| change.wire.clone()).collect()
+    }
+
+    /// Puts the renames of a namespace into an order in which each name is free when a device gets it. Where devices swap their
+    /// names, and where one that is left alone has a name that is needed, that one goes by a name of its own for now.
     fn untangle(&mut self, seen: &State) {
-        let names: BTreeSet<(Name, Device)> = (self.changes.iter())
-            .filter_map(|change| match &change.action {
-                Action::Rename { to, .. } => Some((change.node.clone(), to.clone())),
-                _ => None,
-            })
-            .collect();
-        for i in 0..self.changes.len() {
-            let Change { node, action: Action::Rename { from, .. }, .. } = &self.changes[i] else { continue };
-            if !names.contains(&(node.clone(), from.clone())) {
-                continue;
-            }
-            let taken = |name: &Device| seen.namespaces[node].ends.values().any(|end| end.device == *name);
-            let spare = (0..)
-                .filter_map(|n| Device::new(&format!("wire+{n}")))
-                .find(|name| !taken(name) && !names.contains(&(node.clone(), name.clone())));
-            let Some(spare) = spare else { continue };
-            let (node, from) = (node.clone(), from.clone());
-            let wire = self.changes[i].wire.clone();
-            if let Action::Rename { from, .. } = &mut self.changes[i].action {
-                *from = spare.clone();
-            }
-            let reason = format!("another wire is to have the name `{from}`");
-            self.changes.insert(0, Change { node, wire, action: Action::Rename { from, to: spare }, reason });
+        let gone = self.gone();
+        let (renames, others): (Vec<Change>, _) =
+            std::mem::take(&mut self.changes).into_iter().partition(|change| target(change).is_some());
+        self.changes = others;
+        let mut pending: BTreeMap<Name, Vec<Change>> = BTreeMap::new();
+        let mut wanted: BTreeMap<Name, BTreeSet<Device>> = BTreeMap::new();
+        for change in renames {
+            wanted.entry(change.node.clone()).or_default().extend(target(&change).cloned());
+            pending.entry(change.node.clone()).or_default().push(change);
+        }
+        for (node, device) in self.changes.iter().flat_map(names_made) {
+            wanted.entry(node.clone()).or_default().insert(device);
+        }
+        for (node, wanted) in wanted {
+            let namespace = &seen.namespaces[&node];
+            let ends = namespace.ends.iter().filter(|(wire, _)| !gone.contains(*wire));
+            let held = ends.map(|(wire, end)| (end.device.clone(), wire.clone())).collect();
+            let pending = pending.remove(&node).unwrap_or_default();
+            let mut renames =
+                Renames { node: &node, foreign: &namespace.foreign, held, wanted, done: &mut self.changes };
+            renames.carry_out(pending);
         }
     }
+}
+
+/// The renames of one namespace.
+struct Renames<'a> {
+    node: &'a Name,
+    foreign: &'a Foreign,
+    /// Who has which name now.
+    held: BTreeMap<Device, Name>,
+    /// The names that somebody is to get.
+    wanted: BTreeSet<Device>,
+    done: &'a mut Vec<Change>,
+}
+
+impl Renames<'_> {
+    fn carry_out(&mut self, mut pending: Vec<Change>) {
+        let left_alone = |wire: &Name| pending.iter().all(|change| change.wire.as_ref() != Some(wire));
+        let in_the_way = self.held.iter().filter(|(device, wire)| self.wanted.contains(*device) && left_alone(wire));
+        for device in in_the_way.map(|(device, _)| device.clone()).collect::<Vec<Device>>() {
+            self.set_aside(&device);
+        }
+        while !pending.is_empty() {
+            let free = |change: &Change| target(change).is_some_and(|to| !self.held.contains_key(to));
+            if let Some(next) = pending.iter().position(free) {
+                self.push(pending.remove(next));
+                continue;
+            }
+            // Each waits for another: they go round in a circle.
+            let Some(device) = target(&pending[0]).cloned() else { return };
+            let Some((wire, spare)) = self.set_aside(&device) else { return };
+            for change in pending.iter_mut().filter(|change| change.wire.as_ref() == Some(&wire)) {
+                if let Action::Rename { from, .. } = &mut change.action {
+                    *from = spare.clone();
+                }
+            }
+        }
+    }
+
+    /// Gives the end that has a name a spare one, and says which end and name.
+    fn set_aside(&mut self, device: &Device) -> Option<(Name, Device)> {
+        let wire = self.held.get(device)?.clone();
+        let is_free = |name: &Device| {
+            !self.held.contains_key(name) && !self.wanted.contains(name) && !self.foreign.has_device(name.as_str())
+        };
+        let spare = (0..).filter_map(|n| Device::new(&format!("wire+{n}"))).find(is_free)?;
+        let action = Action::Rename { from: device.clone(), to: spare.clone() };
+        let reason = format!("another wire is to have the name `{device}`");
+        self.push(Change { node: self.node.clone(), wire: Some(wire.clone()), action, reason });
+        Some((wire, spare))
+    }
+
+    fn push(&mut self, change: Change) {
+        if let Change { wire: Some(wire), action: Action::Rename { from, to }, .. } = &change {
+            self.held.remove(from);
+            self.held.insert(to.clone(), wire.clone());
+        }
+        self.done.push(change);
+    }
+}
+
+fn target(change: &Change) -> Option<&Device> {
+    match &change.action {
+        Action::Rename { to, .. } => Some(to),
+        _ => None,
+    }
+}
+
+/// The names that a change other than a rename takes, each with the namespace.
+fn names_made(change: &Change) -> Vec<(&Name, Device)> {
+    let altname = || Device::new(change.wire.as_ref()?.as_str());
+    match &change.action {
+        Action::Create(ends) => ends
+            .iter()
+            .flat_map(|(node, end)| {
+                [Some(end.device.clone()), altname()].into_iter().flatten().map(move |device| (node, device))
+            })
+            .collect(),
+        Action::Altname => altname().map(|device| (&change.node, device)).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether the end of a wire is without any IPv4 address for a moment: its IPv4 routes go with the last (fib_disable_ip,
+/// net/ipv4/fib_frontend.c).
+fn renumbered(wire: &Name, wanted: &End, seen: &End, foreign: &Foreign) -> bool {
+    let ipv4 = || seen.addresses.iter().filter(|address| address.is_ipv4());
+    ipv4().next().is_some()
+        && ipv4().all(|address| !wanted.addresses.contains(address))
+        && !foreign.addresses.iter().any(|(on, address)| on == wire && address.is_ipv4())
 }
 
 fn overlap(a: &IpNetwork, b: &IpNetwork) -> bool {
@@ -485,15 +630,20 @@ pub fn strangers(topology: &Topology, seen: &State) -> Vec<Finding> {
             findings.push(Finding { node: node.clone(), wire: None, kind, message, hint, blocks: false });
         }
         for (wire, to) in &namespace.foreign.routes {
-            findings.push(Finding {
-                node: node.clone(),
-                wire: Some(wire.clone()),
-                kind: "foreign-route",
-                message: format!("{node} has a route to {} over wire `{wire}` that is not wire's", words(to)),
-                hint: format!("`ip route del {}` in {node}", words(to)),
-                blocks: false,
-            });
+            findings.push(foreign_route(node, wire, to));
         }
     }
     findings
+}
+
+/// A route over an end that `wire` did not make.
+fn foreign_route(node: &Name, wire: &Name, to: &IpNetwork) -> Finding {
+    Finding {
+        node: node.clone(),
+        wire: Some(wire.clone()),
+        kind: "foreign-route",
+        message: format!("{node} has a route to {} over wire `{wire}` that is not wire's", words(to)),
+        hint: format!("`ip route del {}` in {node}", words(to)),
+        blocks: false,
+    }
 }

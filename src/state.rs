@@ -70,18 +70,22 @@ pub struct Traffic {
     pub sent: u64,
 }
 
-/// A route over an end to somewhere beyond its subnet.
+/// A route over an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     pub to: IpNetwork,
-    pub via: IpAddr,
+    /// `None` for the wire's own subnet, whose route the kernel makes out of the address.
+    pub via: Option<IpAddr>,
+    /// The address that this one's packets come from; IPv4's own subnet alone names it.
+    pub from: Option<IpAddr>,
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.to.prefix() {
-            0 => write!(f, "default via {}", self.via),
-            _ => write!(f, "{} via {}", self.to, self.via),
+        match (self.to.prefix(), self.via) {
+            (0, Some(via)) => write!(f, "default via {via}"),
+            (_, Some(via)) => write!(f, "{} via {via}", self.to),
+            (_, None) => write!(f, "{} on the wire itself", self.to),
         }
     }
 }
@@ -97,6 +101,13 @@ pub struct Foreign {
     pub routes: Vec<(Name, IpNetwork)>,
     /// What other devices have routes or addresses for, with the device.
     pub networks: Vec<(IpNetwork, String)>,
+}
+
+impl Foreign {
+    /// Whether one of the devices goes by a name.
+    pub fn has_device(&self, name: &str) -> bool {
+        self.devices.iter().flatten().any(|known| known == name)
+    }
 }
 
 /// A sysctl below `net/ipv4/conf/DEVICE` or `net/ipv6/conf/DEVICE`.

@@ -6,6 +6,9 @@ use crate::error::Error;
 use crate::near::nearest;
 use crate::topology::{Name, Topology};
 
+#[cfg(test)]
+mod tests;
+
 /// What a command is about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scope {
@@ -87,7 +90,8 @@ impl Scope {
 fn unknown(topology: &Topology, kind: Option<&str>, word: &str) -> Error {
     let asked = |this: &str| kind.is_none_or(|kind| kind == this);
     let modules = topology.modules.iter().map(|module| &module.name).filter(|_| asked("module"));
-    let nodes = topology.nodes.keys().filter(|_| asked("node"));
+    let host = Name::host();
+    let nodes = topology.nodes.keys().chain([&host]).filter(|_| asked("node"));
     let wires = topology.wires.iter().map(|wire| &wire.name).filter(|_| asked("wire"));
     let near = modules.chain(nodes).chain(wires).map(Name::as_str);
     let error =

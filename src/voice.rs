@@ -1,5 +1,6 @@
 //! Where words go: data to stdout, talk to stderr, colours and progress only to a person. The only room that prints.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ pub struct Voice {
     pub verbose: bool,
     pub out: Paint,
     pub err: Paint,
+    lost: Cell<bool>,
 }
 
 impl Voice {
@@ -34,12 +36,26 @@ impl Voice {
             verbose: cli.verbose,
             out: paint(std::io::stdout().is_terminal()),
             err: paint(std::io::stderr().is_terminal()),
+            lost: Cell::new(false),
         }
     }
 
-    /// A reader that has gone away (`wire audit | head`) is no failure.
+    /// A reader that has gone away (`wire audit | head`) is no failure; what is lost on a full disk is.
     pub fn print(&self, text: &str) {
-        let _ = std::io::stdout().write_all(text.as_bytes());
+        let mut out = std::io::stdout();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                let error = Error::failed(format!("cannot write the output: {error}"));
+                self.complain(&report::error(&error, self.err));
+                self.lost.set(true);
+            }
+            _ => {}
+        }
+    }
+
+    /// The exit code of a run whose output all arrived.
+    pub fn code(&self, code: u8) -> u8 {
+        if self.lost.get() { Exit::Failed as u8 } else { code }
     }
 
     pub fn print_json(&self, value: &serde_json::Value) {

@@ -93,25 +93,50 @@ impl Kernel {
         if changes.is_empty() {
             return Ok(());
         }
-        for (_, node, setting, _) in &changes {
+        for (_, node, setting, value) in &changes {
             let open = &self.open[*node];
-            if let Some(before) = open.settings.get(setting) {
-                let remembered = self.remembered.entry(open.cookie).or_default();
-                remembered.entry(setting.path("all")).or_insert(*before);
+            let Some(&before) = open.settings.get(setting) else { continue };
+            let sysctls = &mut self.sysctls;
+            // Forwarding is written through to every device (`inet_forward_change`): those that were off stay off afterwards.
+            let through = matches!(setting, Setting::Forwarding | Setting::Forwarding6) && *value == 0;
+            let off = match through {
+                true => {
+                    let list = || Ok::<_, Errno>(sysctls.conf(setting.is_ipv6())?.with(*setting, 0));
+                    open.netns.inside(&self.home, list)?.unwrap_or_default()
+                }
+                false => Vec::new(),
+            };
+            let remembered = self.remembered.entry(open.cookie).or_default();
+            if !remembered.contains_key(&setting.path("all")) {
+                remembered.extend(off.into_iter().map(|device| (setting.path(&device), 0)));
+                remembered.insert(setting.path("all"), before);
             }
         }
         self.remember()?;
         for (i, node, setting, value) in changes {
             let open = &self.open[node];
             let path = setting.path("all");
+            let remembered = self.remembered.entry(open.cookie).or_default();
+            let back = remembered.get(&path) == Some(&value);
+            // What was remembered with it is put back behind it.
+            let along = |device: &str| remembered.contains_key(&setting.path(device));
             let sysctls = &mut self.sysctls;
-            let write = || sysctls.conf(setting.is_ipv6())?.write("all", setting, value);
+            let write = || {
+                let conf = sysctls.conf(setting.is_ipv6())?;
+                conf.write("all", setting, value)?;
+                for device in
+                    conf.with(setting, value).iter().filter(|device| back && *device != "all" && along(device))
+                {
+                    conf.write(device, setting, 0)?;
+                }
+                Ok::<(), std::io::Error>(())
+            };
             if let Err(error) = open.netns.inside(&self.home, write)? {
                 work.fail(i, format!("cannot write {path} in {node}: {error}"));
-            } else if let Some(remembered) = self.remembered.get_mut(&open.cookie)
-                && remembered.get(&path) == Some(&value)
-            {
-                remembered.remove(&path);
+            } else if back {
+                let (start, end) = path.split_at(path.len() - "all/".len() - setting.key().len());
+                let same = |path: &String| path.starts_with(start) && path.ends_with(&end["all".len()..]);
+                remembered.retain(|path, _| !same(path));
             }
         }
         self.remembered.retain(|_, settings| !settings.is_empty());
@@ -169,11 +194,15 @@ impl Kernel {
                 work.fail(i, format!("cannot make wire `{wire}`: one of its nodes is gone"));
                 continue;
             }
+            let mut taken = 0;
             let mut birth = |side: usize| {
                 let (node, end) = &ends[side];
                 let open = self.open.get_mut(node)?;
-                let index = open.next_index;
-                open.next_index += 1;
+                // One index at both ends would have the kernel take up to a second to notice the carrier
+                // (linkwatch_urgent_event, net/core/link_watch.c).
+                let index = open.next_index + u32::from(open.next_index == taken);
+                open.next_index = index + 1;
+                taken = index;
                 open.ends.insert(wire.clone(), Held { index, device: end.device.clone() });
                 let namespace = open.netns.as_fd().as_raw_fd();
                 Some(link::Birth { namespace, index, name: end.device.as_str(), mac: end.marks.mac, mtu: end.mtu })
@@ -295,7 +324,7 @@ impl Work<'_> {
             self.push(batch, change, "add the address", link::add_address(index, address));
         }
         self.push(batch, change, "raise it", link::raise(index));
-        for route in &end.routes {
+        for route in end.routes.iter().filter(|route| route.via.is_some()) {
             self.push(batch, change, "add the route", link::add_route(index, route, false));
         }
     }

@@ -125,7 +125,10 @@ impl Lab {
             self.ask(&there, vec![link::add_address(index, &network(2)?), link::raise(index)])?;
             if number == 0 {
                 let to = IpNetwork::new(Ipv4Addr::UNSPECIFIED.into(), 0).context("a default route")?;
-                self.ask(&self.socket, vec![link::add_route(index, &Route { to, via: address(2) }, false)])?;
+                self.ask(
+                    &self.socket,
+                    vec![link::add_route(index, &Route { to, via: Some(address(2)), from: None }, false)],
+                )?;
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use netlink_packet_route::link::{
     AfSpecInet, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, Prop,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::socket::{Answer, Request};
@@ -288,6 +288,7 @@ fn address_of(message: &AddressMessage) -> Option<SeenAddress> {
 pub struct SeenRoute {
     pub to: IpNetwork,
     pub via: Option<IpAddr>,
+    pub from: Option<IpAddr>,
     pub devices: Vec<u32>,
     pub metric: u32,
     /// Made by the kernel itself, out of an address.
@@ -312,6 +313,7 @@ fn route_of(message: &RouteMessage) -> Option<SeenRoute> {
     let mut route = SeenRoute {
         to: IpNetwork::new(none, header.destination_prefix_length).ok()?,
         via: None,
+        from: None,
         devices: Vec::new(),
         // IPv6 has no route without a metric: 1024 is what it gives one that asks for none (IP6_RT_PRIO_USER).
         metric: 0,
@@ -324,6 +326,7 @@ fn route_of(message: &RouteMessage) -> Option<SeenRoute> {
                 route.to = IpNetwork::new(ip(to)?, header.destination_prefix_length).ok()?;
             }
             RouteAttribute::Gateway(via) => route.via = ip(via),
+            RouteAttribute::PrefSource(from) => route.from = ip(from),
             RouteAttribute::Oif(index) => route.devices.push(*index),
             RouteAttribute::MultiPath(hops) => route.devices.extend(hops.iter().map(|hop| hop.interface_index)),
             RouteAttribute::Priority(metric) => route.metric = *metric,
@@ -515,11 +518,23 @@ pub fn remove_route(index: u32, route: &Route) -> Request {
 }
 
 fn route_message(index: u32, route: &Route) -> RouteMessage {
-    // A gateway and a destination of one family always, so neither is refused.
-    let builder = RouteMessageBuilder::<IpAddr>::new().output_interface(index).protocol(RouteProtocol::from(PROTOCOL));
-    let plain = |builder: RouteMessageBuilder<IpAddr>| {
-        let builder = builder.destination_prefix(route.to.ip(), route.to.prefix()).ok()?;
-        builder.gateway(route.via).ok()
+    let mut builder = RouteMessageBuilder::<IpAddr>::new().output_interface(index);
+    builder = match route.via {
+        Some(_) => builder.protocol(RouteProtocol::from(PROTOCOL)),
+        // As the kernel makes them itself: `fib_add_ifaddr` (net/ipv4/fib_frontend.c), and IP6_RT_PRIO_ADDRCONF for IPv6.
+        None if route.to.is_ipv4() => builder.protocol(RouteProtocol::Kernel).scope(RouteScope::Link),
+        None => builder.protocol(RouteProtocol::Kernel).priority(256),
+    };
+    // Gateway and source are of the destination's family always, so nothing here is refused.
+    let plain = |mut builder: RouteMessageBuilder<IpAddr>| {
+        builder = builder.destination_prefix(route.to.network(), route.to.prefix()).ok()?;
+        if let Some(via) = route.via {
+            builder = builder.gateway(via).ok()?;
+        }
+        match route.from {
+            Some(from) => builder.pref_source(from).ok(),
+            None => Some(builder),
+        }
     };
     plain(builder).map(RouteMessageBuilder::build).unwrap_or_default()
 }

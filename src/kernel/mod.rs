@@ -10,6 +10,7 @@ mod podman;
 mod process;
 mod program;
 pub mod run;
+mod share;
 mod socket;
 mod sys;
 mod sysctl;
@@ -24,6 +25,7 @@ use caps::{CapSet, Capability};
 use self::netns::Netns;
 use self::podman::{Podman, Standing};
 use self::run::{Remembered, RunDirectory};
+use self::share::share;
 use self::socket::Socket;
 use self::sysctl::Sysctls;
 use crate::error::{Context, Error};
@@ -122,20 +124,19 @@ impl Kernel {
             Where::Everywhere => (&all, true),
             Where::Nodes(nodes) => (*nodes, false),
         };
+        let mut found = Vec::new();
         for node in nodes {
             if self.open.contains_key(node) {
                 continue;
             }
             let home = topology.nodes.get(node).map(|node| &node.home);
             match self.find_one(home) {
-                Ok(Ok(netns)) => {
-                    let open = Open::new(netns, &self.home)?;
-                    self.open.insert(node.clone(), open);
-                }
+                Ok(Ok(netns)) => found.push((node.clone(), netns)),
                 Ok(Err(reason)) => drop(state.waiting.insert(node.clone(), reason)),
                 Err(error) => drop(state.refused.insert(node.clone(), error.message)),
             }
         }
+        self.hold(found)?;
         if everywhere {
             self.find_struck(topology)?;
         }
@@ -188,13 +189,23 @@ impl Kernel {
             found.extend(running.into_iter().map(|(name, fd)| (name, Netns::held(fd))));
         }
         let mut known: HashSet<(u64, u64)> = self.open.values().flat_map(|open| open.netns.key()).collect();
+        let mut free: BTreeMap<Name, Netns> = BTreeMap::new();
         for (name, netns) in found {
             // Somebody else's container may have the name of a node that waits: it must not become that node.
             let is_free = |name: &Name| !topology.nodes.contains_key(name) && !self.open.contains_key(name);
             let Some(name) = Name::new(&name).filter(is_free) else { continue };
             if known.insert(netns.key()?) {
-                self.open.insert(name, Open::new(netns, &self.home)?);
+                free.insert(name, netns);
             }
+        }
+        self.hold(free.into_iter().collect())
+    }
+
+    /// Opens a socket in each and keeps both.
+    fn hold(&mut self, found: Vec<(Name, Netns)>) -> Result<(), Error> {
+        let home = &self.home;
+        for (name, open) in share(found, || (), |(), (name, netns)| (name, Open::new(netns, home))) {
+            self.open.insert(name, open?);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use netlink_packet_route::AddressFamily;
 use super::link::{self, Seen};
 use super::netns::Netns;
 use super::run::Remembered;
+use super::share::share;
 use super::socket::{Batch, Refusal};
 use super::sysctl::Sysctls;
 use super::{Held, Kernel, Open};
@@ -22,18 +23,32 @@ type Wires<'a> = &'a [(&'a topology::Wire, usize)];
 impl Kernel {
     /// What all open namespaces hold.
     pub(super) fn survey(&mut self, topology: &Topology, state: &mut State) -> Result<(), Error> {
-        let mut survey = Survey {
+        let survey = Survey {
             home: &self.home,
-            sysctls: &mut self.sysctls,
             marks: MarkTable::of(topology),
             wires: topology.wires_by_node(),
             remembered: &self.remembered,
-            fars: Fars::default(),
         };
-        for (name, open) in &mut self.open {
-            state.namespaces.insert(name.clone(), open.look(name, &mut survey)?);
+        // The largest first, so that no thread is left with it alone.
+        let mut nodes: Vec<(&Name, &mut Open)> = self.open.iter_mut().collect();
+        nodes.sort_by_key(|(name, _)| std::cmp::Reverse(survey.wires.get(name).map_or(0, Vec::len)));
+        let looked = share(nodes, Sysctls::default, |sysctls, (name, open)| {
+            let mut fars = Vec::new();
+            let namespace = open.look(name, &survey, sysctls, &mut fars);
+            (name.clone(), namespace, fars)
+        });
+        let mut fars = Fars::default();
+        for (name, namespace, found) in looked {
+            match namespace {
+                Ok(namespace) => drop(state.namespaces.insert(name.clone(), namespace)),
+                // What the file does not name was only looked into for what might have been left there.
+                Err(_) if !topology.nodes.contains_key(&name) && !name.is_host() => continue,
+                Err(error) => return Err(error),
+            }
+            for far in found {
+                fars.entry(far.wire.clone()).or_default().push((name.clone(), far));
+            }
         }
-        let fars = survey.fars;
         self.pair(&fars, state);
         Ok(())
     }
@@ -115,11 +130,9 @@ impl<'a> MarkTable<'a> {
 /// One look at all namespaces.
 struct Survey<'a> {
     home: &'a Netns,
-    sysctls: &'a mut Sysctls,
     marks: MarkTable<'a>,
     wires: BTreeMap<&'a Name, Vec<(&'a topology::Wire, usize)>>,
     remembered: &'a Remembered,
-    fars: Fars,
 }
 
 /// The seen ends of each wire, to be paired when all namespaces have been looked into.
@@ -134,8 +147,14 @@ struct Far {
 
 impl Open {
     /// What this namespace holds.
-    fn look(&mut self, node: &Name, survey: &mut Survey) -> Result<Namespace, Error> {
-        let wires = survey.wires.get(node).cloned().unwrap_or_default();
+    fn look(
+        &mut self,
+        node: &Name,
+        survey: &Survey,
+        sysctls: &mut Sysctls,
+        fars: &mut Vec<Far>,
+    ) -> Result<Namespace, Error> {
+        let wires = survey.wires.get(node).map(Vec::as_slice).unwrap_or_default();
         let mut namespace = Namespace::default();
         (self.ends, self.strays, self.next_index) = (HashMap::new(), HashMap::new(), 1);
         let cannot = |what: &str| format!("cannot list the {what} of {node}");
@@ -146,6 +165,10 @@ impl Open {
         for seen in links.context(cannot("links"))? {
             self.next_index = self.next_index.max(seen.index + 1);
             if seen.loopback {
+                // A host may have addresses there for all the world to reach.
+                if node.is_host() {
+                    foreign.insert(seen.index, seen.name);
+                }
                 continue;
             }
             if !survey.marks.ours(&seen) {
@@ -164,8 +187,7 @@ impl Open {
             self.ends.insert(wire.clone(), Held { index: seen.index, device: device.clone() });
             own.insert(seen.index, wire.clone());
             let (index, far_index, far_namespace) = (seen.index, seen.far_index, seen.far_namespace);
-            let far = Far { wire: wire.clone(), index, far_index, far_namespace };
-            survey.fars.entry(wire.clone()).or_default().push((node.clone(), far));
+            fars.push(Far { wire: wire.clone(), index, far_index, far_namespace });
             let end = End {
                 device,
                 altname: seen.altnames.iter().any(|name| name == wire.as_str()),
@@ -187,10 +209,10 @@ impl Open {
             namespace.ends.insert(wire, end);
         }
         if !own.is_empty() || !foreign.is_empty() {
-            let looked = self.look_at_networks(&wires, ipv6, &foreign, &own, &mut namespace);
+            let looked = self.look_at_networks(wires, ipv6, &foreign, &own, &mut namespace);
             looked.context(cannot("addresses and routes"))?;
         }
-        self.look_at_settings(node, &wires, survey, &mut namespace)?;
+        self.look_at_settings(node, wires, survey, sysctls, &mut namespace)?;
         Ok(namespace)
     }
 
@@ -228,17 +250,16 @@ impl Open {
                 {
                     namespace.foreign.networks.push((seen.to, device.clone()));
                 }
-                let Some(wire) = seen.devices.iter().find_map(|index| own.get(index)).filter(|_| !seen.kernel) else {
-                    continue;
-                };
-                match seen.via {
-                    Some(via) if seen.ours => {
-                        let route = Route { to: seen.to, via };
-                        namespace.ends.entry(wire.clone()).and_modify(|end| {
-                            end.routes.insert(route);
-                        });
-                    }
-                    _ => namespace.foreign.routes.push((wire.clone(), seen.to)),
+                let Some(wire) = seen.devices.iter().find_map(|index| own.get(index)) else { continue };
+                let route = Route { to: seen.to, via: seen.via, from: seen.from };
+                let subnet = seen.via.is_none() && subnets(wires, wire).any(|subnet| subnet == seen.to);
+                if subnet || (seen.ours && seen.via.is_some()) {
+                    let from = seen.from.filter(|_| subnet);
+                    namespace.ends.entry(wire.clone()).and_modify(|end| {
+                        end.routes.insert(Route { from, ..route });
+                    });
+                } else if !seen.kernel {
+                    namespace.foreign.routes.push((wire.clone(), seen.to));
                 }
             }
         }
@@ -253,7 +274,8 @@ impl Open {
         &mut self,
         node: &Name,
         wires: Wires,
-        survey: &mut Survey,
+        survey: &Survey,
+        sysctls: &mut Sysctls,
         namespace: &mut Namespace,
     ) -> Result<(), Error> {
         let remembered = survey.remembered.get(&self.cookie);
@@ -261,7 +283,6 @@ impl Open {
             return Ok(());
         }
         let ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
-        let sysctls = &mut survey.sysctls;
         let read = || {
             let mut seen = BTreeMap::new();
             if let Ok(conf) = sysctls.conf(false) {
@@ -285,4 +306,11 @@ impl Open {
 fn has_address(wires: Wires, name: &Name, address: &IpNetwork) -> bool {
     let own = wires.iter().find(|(wire, _)| wire.name == *name).map(|(wire, side)| &wire.ends[*side]);
     own.is_some_and(|end| address.ip() == end.address || end.address6.is_some_and(|own| address.ip() == own))
+}
+
+/// The subnets that the file gives a wire.
+fn subnets<'a>(wires: Wires<'a>, name: &Name) -> impl Iterator<Item = IpNetwork> + use<'a> {
+    let wire = wires.iter().find(|(wire, _)| wire.name == *name).map(|(wire, _)| *wire);
+    let both = wire.map(|wire| [Some(IpNetwork::V4(wire.subnet)), wire.subnet6.map(IpNetwork::V6)]);
+    both.into_iter().flatten().flatten()
 }

@@ -56,6 +56,15 @@ impl Conf {
         self.open(device, setting, OFlag::O_WRONLY)?.write_all(value.to_string().as_bytes())
     }
 
+    /// The devices, and `all` and `default`, whose setting is `value`.
+    pub fn with(&self, setting: Setting, value: i32) -> Vec<String> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let entries = nix::dir::Dir::openat(&self.0, ".", flags, Mode::empty());
+        let names = entries.into_iter().flat_map(|directory| directory.into_iter().flatten());
+        let names = names.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
+        names.filter(|name| !name.starts_with('.') && self.read(name, setting) == Some(value)).collect()
+    }
+
     fn open(&self, device: &str, setting: Setting, flags: OFlag) -> std::io::Result<File> {
         let path = format!("{device}/{}", setting.key());
         Ok(openat(self.0.as_fd(), path.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())?.into())

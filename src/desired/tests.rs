@@ -1,0 +1,262 @@
+//! What a file asks for, sentence by sentence of the contract.
+
+use std::collections::BTreeMap;
+
+use super::{down, narrow, up};
+use crate::parse;
+use crate::state::{EVERY_END, End, Namespace, Setting, State, WITH_IPV6};
+use crate::target::Scope;
+use crate::topology::{Device, Name, Topology};
+
+/// Two hubs of one zone, of which `vpn` has clients, with these wires and tables.
+fn file(wires: &str, tables: &str) -> Topology {
+    let text = format!(
+        "version = 1\nruntime = \"netns\"\nwire = [\n{wires}\n]\n[host]\nuplinks = [\"up0\"]\n[hub.edge]\nzone = \"z\"\n\
+         [hub.vpn]\nzone = \"z\"\nclients = {{ prefix = \"10.100.0.0/24\", device = \"wg0\" }}\n\
+         [module]\nhubs = [\"edge\", \"vpn\"]\nleaves = [\"a\", \"b\"]\n{tables}\n"
+    );
+    parse::topology(&text).unwrap_or_else(|faults| panic!("{faults:#?}\n{text}"))
+}
+
+/// A wire of the file: its name is its ends, its subnet 10.0.N.0/31.
+fn wire(nth: usize, from: &str, to: &str, more: &str) -> String {
+    let subnet = if more.contains("subnet =") { String::new() } else { format!("subnet = \"10.0.{nth}.0/31\", ") };
+    format!("{{ name = \"{from}-{to}\", ends = [\"{from}\", \"{to}\"], {subnet}allow = [\"tcp/80\"]{more} }},\n")
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn whole(topology: &Topology) -> State {
+    up(topology, &Scope::everything(topology), &State::default())
+}
+
+fn of<'a>(state: &'a State, node: &str, wire: &str) -> &'a End {
+    &state.namespaces[node].ends[wire]
+}
+
+/// All routes that a file asks for, as `NODE WIRE: ROUTE`.
+fn routes(topology: &Topology) -> Vec<String> {
+    let state = whole(topology);
+    let ends =
+        state.namespaces.iter().flat_map(|(node, here)| here.ends.iter().map(move |(wire, end)| (node, wire, end)));
+    ends.flat_map(|(node, wire, end)| end.routes.iter().map(move |route| format!("{node} {wire}: {route}"))).collect()
+}
+
+#[test]
+fn routes_are_those_of_the_contract() {
+    let host_edge = &wire(1, "host", "edge", "");
+    let edge_a = &wire(2, "edge", "a", "");
+    let egress = "[node.a]\negress = [\"tcp/443\"]";
+    let cases: [(&str, String, &str, &[&str]); 14] = [
+        ("connected and nothing more", [edge_a, &wire(3, "a", "b", "")[..]].concat(), "", &[]),
+        ("a hub over its host wire", host_edge.clone(), "", &["edge host-edge: default via 10.0.1.0"]),
+        (
+            "a host wire that publishes",
+            wire(1, "host", "a", ", publish = [\"tcp/80\"]"),
+            "",
+            &["a host-a: default via 10.0.1.0"],
+        ),
+        ("a host wire that does not", wire(1, "host", "a", ""), "", &[]),
+        (
+            "a leaf that publishes, over the host wire before its hub's",
+            [edge_a, &wire(3, "host", "a", ", publish = [\"tcp/80\"]")[..]].concat(),
+            egress,
+            &["a host-a: default via 10.0.3.0"],
+        ),
+        ("a leaf with egress over its hub wire", edge_a.clone(), egress, &["a edge-a: default via 10.0.2.0"]),
+        (
+            "the first of the file, of two hubs",
+            [&wire(3, "vpn", "a", "")[..], edge_a].concat(),
+            egress,
+            &["a vpn-a: default via 10.0.3.0", "a vpn-a: 10.100.0.0/24 via 10.0.3.0"],
+        ),
+        (
+            "its hub's before one to the host",
+            [&wire(3, "host", "a", "")[..], edge_a].concat(),
+            egress,
+            &["a edge-a: default via 10.0.2.0"],
+        ),
+        (
+            "else over its host wire, never over a leaf",
+            [&wire(2, "a", "b", "")[..], &wire(3, "host", "a", "")].concat(),
+            egress,
+            &["a host-a: default via 10.0.3.0"],
+        ),
+        (
+            "a leaf that a hub forwards to",
+            [host_edge, &edge_a[..]].concat(),
+            "[[hub.edge.forward]]\nport = \"tcp/80\"\nto = \"a:80\"",
+            &["a edge-a: default via 10.0.2.0", "edge host-edge: default via 10.0.1.0"],
+        ),
+        (
+            "back to the clients of a hub, from its leaves alone",
+            [wire(1, "host", "vpn", ""), wire(2, "vpn", "a", ""), wire(3, "vpn", "edge", "")].concat(),
+            "",
+            &["a vpn-a: 10.100.0.0/24 via 10.0.2.0", "vpn host-vpn: default via 10.0.1.0"],
+        ),
+        (
+            "a sharer's egress is that of the namespace it lives in",
+            edge_a.clone(),
+            "more = [\"guest\"]\n[node.guest]\nshares = \"a\"\negress = [\"tcp/443\"]",
+            &["a edge-a: default via 10.0.2.0"],
+        ),
+        (
+            "IPv6 where both have it",
+            wire(2, "edge", "a", ", subnet6 = \"fd00::/127\""),
+            egress,
+            &["a edge-a: default via 10.0.2.0", "a edge-a: default via fd00::"],
+        ),
+        (
+            "no IPv6 over a wire that is not the way out",
+            [edge_a, &wire(3, "vpn", "a", ", subnet6 = \"fd00::/127\"")[..]].concat(),
+            egress,
+            &["a edge-a: default via 10.0.2.0", "a vpn-a: 10.100.0.0/24 via 10.0.3.0"],
+        ),
+    ];
+    for (what, wires, tables, expected) in cases {
+        assert_eq!(routes(&file(&wires, tables)), expected, "{what}");
+    }
+}
+
+#[test]
+fn an_end_is_as_the_file_says() {
+    let topology = file(
+        &[
+            wire(1, "edge", "a", ", mtu = 1400"),
+            wire(2, "edge", "b", ", subnet = \"10.0.2.0/30\", subnet6 = \"fd00::/127\""),
+            wire(3, "a", "b", ", ifname = [\"left\", \"a-b\"]"),
+            "{ name = \"a-name-of-more-than-fifteen\", ends = [\"vpn\", \"a\"], subnet = \"10.0.4.0/31\" },".to_owned(),
+        ]
+        .concat(),
+        "",
+    );
+    let state = whole(&topology);
+    let addresses = |node: &str, wire: &str| -> Vec<String> {
+        of(&state, node, wire).addresses.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(addresses("edge", "edge-a"), ["10.0.1.0/31"]);
+    assert_eq!(addresses("a", "edge-a"), ["10.0.1.1/31"]);
+    assert_eq!(
+        addresses("edge", "edge-b"),
+        ["10.0.2.1/30", "fd00::/127"],
+        "the first address of a /30 stands for all of it"
+    );
+    assert_eq!(addresses("b", "edge-b"), ["10.0.2.2/30", "fd00::1/127"]);
+    assert_eq!(of(&state, "a", "edge-a").mtu, 1400);
+    assert_eq!(of(&state, "b", "edge-b").mtu, 1500);
+
+    let called = |node: &str, wire: &str| (of(&state, node, wire).device.to_string(), of(&state, node, wire).altname);
+    assert_eq!(called("edge", "edge-a"), ("edge-a".to_owned(), false));
+    assert_eq!(called("a", "edge-a"), ("eth0".to_owned(), true));
+    assert_eq!(called("a", "a-b"), ("left".to_owned(), true));
+    assert_eq!(called("b", "a-b"), ("a-b".to_owned(), false), "no altname where the device has the name already");
+    let long = "a-name-of-more-than-fifteen";
+    assert_eq!(called("vpn", long), (Device::for_wire(&name(long)).to_string(), true));
+
+    for (node, wire, far) in [("a", "edge-a", "edge"), ("edge", "edge-a", "a")] {
+        let end = of(&state, node, wire);
+        assert_eq!(end.far, Some(name(far)));
+        assert!(end.up && end.arp && !end.enslaved && end.marks.group && end.marks.alias);
+    }
+    let mac = |node: &str| of(&state, node, "edge-a").marks.mac;
+    assert_ne!(mac("a"), mac("edge"));
+}
+
+#[test]
+fn ipv6_is_off_without_a_subnet_and_strict_with_one() {
+    let topology = file(&[wire(1, "edge", "a", ""), wire(2, "edge", "b", ", subnet6 = \"fd00::/127\"")].concat(), "");
+    let state = whole(&topology);
+    let mut without: BTreeMap<Setting, i32> = EVERY_END.into();
+    let mut with = without.clone();
+    without.insert(Setting::DisableIpv6, 1);
+    with.extend(WITH_IPV6);
+    assert_eq!(of(&state, "a", "edge-a").settings, without);
+    assert_eq!(of(&state, "b", "edge-b").settings, with);
+    assert_eq!((with[&Setting::DisableIpv6], with[&Setting::AcceptRa], with[&Setting::Forwarding6]), (0, 0, 0));
+}
+
+/// What namespaces are set to, and what they were before.
+fn seen(now: &[(Setting, i32)], before: &[(Setting, i32)]) -> State {
+    let namespace = Namespace {
+        settings: now.iter().copied().collect(),
+        remembered: before.iter().copied().collect(),
+        ..Namespace::default()
+    };
+    State { namespaces: [(name("a"), namespace)].into(), ..State::default() }
+}
+
+#[test]
+fn a_namespace_with_wires_undoes_none_of_their_settings() {
+    use Setting::{AcceptRedirects, Forwarding, RouteLocalnet, RpFilter};
+    let topology = file(&wire(1, "edge", "a", ""), "");
+    let everything = Scope::everything(&topology);
+    let now = [(Forwarding, 1), (AcceptRedirects, 1), (RpFilter, 2), (RouteLocalnet, 1)];
+    let wanted = up(&topology, &everything, &seen(&now, &[]));
+    let strict = [(Forwarding, 0), (AcceptRedirects, 0), (RpFilter, 1), (RouteLocalnet, 0)];
+    assert_eq!(wanted.namespaces["a"].settings, strict.into());
+    assert_eq!(wanted.namespaces["edge"].settings, BTreeMap::new(), "nothing is asked of one that was not seen");
+    let wanted = up(&topology, &everything, &seen(&[(RpFilter, 0)], &[]));
+    assert_eq!(wanted.namespaces["a"].settings, [(RpFilter, 0)].into(), "0 does not loosen a device's 1");
+}
+
+#[test]
+fn down_restores_what_nobody_else_has_changed() {
+    use Setting::{AcceptRedirects, Forwarding, RpFilter};
+    let now = [(Forwarding, 0), (AcceptRedirects, 1), (RpFilter, 0)];
+    let before = [(Forwarding, 1), (AcceptRedirects, 1), (RpFilter, 2)];
+    let wanted = down(&seen(&now, &before));
+    // `accept_redirects` and `rp_filter` are not what wire had set them to.
+    assert_eq!(wanted.namespaces["a"].settings, [(Forwarding, 1)].into());
+    assert!(wanted.namespaces["a"].ends.is_empty());
+}
+
+/// Wires edge-a, edge-b and a-b of the file, and two that it has struck: one in all three nodes' reach, one of `b` alone.
+fn with_struck_wires() -> (Topology, State) {
+    let wires = [wire(1, "edge", "a", ""), wire(2, "edge", "b", ""), wire(3, "a", "b", "")].concat();
+    let topology = file(&wires, "");
+    let mut state = whole(&topology);
+    let end = of(&state, "a", "edge-a").clone();
+    for (node, struck) in [("edge", "was-edge-a"), ("a", "was-edge-a"), ("b", "was-b")] {
+        let namespace = state.namespaces.get_mut(node).unwrap();
+        namespace.ends.insert(name(struck), end.clone());
+        namespace.strays = vec![Device::new("stray").unwrap()];
+        namespace.remembered = [(Setting::Forwarding, 1)].into();
+        namespace.settings = [(Setting::Forwarding, 0)].into();
+    }
+    (topology, state)
+}
+
+#[test]
+fn a_scope_takes_what_ends_there_and_no_more() {
+    let (topology, state) = with_struck_wires();
+    let cases: [(&[&str], [&str; 3]); 6] = [
+        (&[], ["edge-a edge-b was-edge-a +", "a-b edge-a was-edge-a +", "a-b edge-b was-b +"]),
+        (&["node:a"], ["edge-a", "a-b edge-a was-edge-a +", "a-b"]),
+        (&["node:b"], ["edge-b", "a-b", "a-b edge-b was-b +"]),
+        (&["leaves"], ["edge-a edge-b", "a-b edge-a was-edge-a +", "a-b edge-b was-b +"]),
+        (&["edge-a"], ["edge-a", "edge-a", ""]),
+        (&["edge-a", "a-b"], ["edge-a", "a-b edge-a", "a-b"]),
+    ];
+    for (targets, expected) in cases {
+        let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+        let scope = Scope::of(&topology, &targets).unwrap();
+        let narrowed = narrow(&state, &scope);
+        let left = ["edge", "a", "b"].map(|node| {
+            let here = &narrowed.namespaces[node];
+            let strays = here.strays.iter().map(|_| "+");
+            here.ends.keys().map(Name::as_str).chain(strays).collect::<Vec<_>>().join(" ")
+        });
+        assert_eq!(left, expected, "{targets:?}");
+        for node in ["edge", "a", "b"] {
+            let (all, here) = (&state.namespaces[node], &narrowed.namespaces[node]);
+            // A namespace that keeps a wire keeps the settings that the wire needs.
+            assert_eq!(here.remembered.is_empty(), here.ends.len() < all.ends.len(), "{targets:?}: {node}");
+        }
+        let wanted = up(&topology, &scope, &narrowed);
+        let asked = wanted.namespaces.values().flat_map(|here| here.ends.keys());
+        assert!(asked.clone().all(|wire| scope.wires.contains(wire)), "{targets:?}");
+        assert_eq!(asked.count(), 2 * scope.wires.len(), "{targets:?}: every wire with both its ends");
+    }
+}

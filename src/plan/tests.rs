@@ -1,0 +1,314 @@
+//! The difference against whatever a kernel may be found to hold: played onto it in its order, nothing is refused, nothing
+//! foreign is touched, and it holds what is wanted.
+
+mod dice;
+mod linux;
+
+use proptest::prelude::*;
+
+use self::dice::{Dice, name};
+use self::linux::play;
+use super::{Plan, diff, strangers};
+use crate::desired;
+use crate::parse;
+use crate::state::{Namespace, Route, Setting, State};
+use crate::target::Scope;
+use crate::topology::{Device, Name, Topology};
+
+/// Plays a plan, or says what was refused.
+fn played(plan: &Plan, seen: &State) -> Result<State, String> {
+    let mut state = seen.clone();
+    for change in &plan.changes {
+        play(&mut state, change, seen).map_err(|refusal| format!("{change} ({}): {refusal}", change.reason))?;
+    }
+    Ok(state)
+}
+
+fn up(topology: &Topology, seen: &State) -> State {
+    desired::up(topology, &Scope::everything(topology), seen)
+}
+
+/// What is as the file says, and what is not there: all but the wires that wait and those that something foreign blocks.
+fn assert_holds(state: &State, wanted: &State, plan: &Plan) {
+    let waits = |wire: &Name| plan.waiting.iter().any(|waiting| waiting.wire == *wire);
+    let blocked = |wire: &Name| plan.findings.iter().any(|f| f.blocks && f.wire.as_ref() == Some(wire));
+    for (node, namespace) in &wanted.namespaces {
+        for (wire, wanted) in namespace.ends.iter().filter(|(wire, _)| !waits(wire) && !blocked(wire)) {
+            let mut end = state.namespaces[node].ends[wire].clone();
+            end.settings.retain(|setting, _| wanted.settings.contains_key(setting));
+            assert_eq!(end, *wanted, "{wire} in {node}");
+        }
+    }
+    for (node, namespace) in &state.namespaces {
+        let asked = &wanted.namespaces[node];
+        for wire in namespace.ends.keys() {
+            assert!(asked.ends.contains_key(wire) || waits(wire) || blocked(wire), "{wire} is left in {node}");
+        }
+        assert!(namespace.strays.is_empty());
+        for (setting, value) in &asked.settings {
+            assert_eq!(namespace.settings[setting], *value, "{setting:?} in {node}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_as_wanted_needs_nothing(choices in prop::collection::vec(any::<u32>(), 0..200)) {
+        let mut dice = Dice::new(choices);
+        let topology = dice.topology();
+        let wanted = up(&topology, &dice.bare(&topology));
+        prop_assert_eq!(diff(&wanted, &wanted), Plan::default());
+    }
+
+    #[test]
+    fn a_plan_makes_any_state_the_wanted_one(choices in prop::collection::vec(any::<u32>(), 0..400)) {
+        let mut dice = Dice::new(choices);
+        let topology = dice.topology();
+        let seen = dice.seen(&topology);
+        let wanted = up(&topology, &seen);
+        let plan = diff(&wanted, &seen);
+        prop_assert!(plan.changes.is_sorted_by_key(|change| change.action.rank()));
+        prop_assert!(plan.changes.iter().all(|change| !change.reason.is_empty() && !change.subject().is_empty()));
+        let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
+        for (node, namespace) in &state.namespaces {
+            prop_assert_eq!(&namespace.foreign.devices, &seen.namespaces[node].foreign.devices);
+            prop_assert_eq!(&namespace.foreign.networks, &seen.namespaces[node].foreign.networks);
+        }
+        let again = diff(&up(&topology, &state), &state);
+        prop_assert_eq!(&again.changes, &[], "after {:#?}", plan.changes);
+        assert_holds(&state, &wanted, &again);
+    }
+
+    #[test]
+    fn what_up_has_made_down_unmakes(choices in prop::collection::vec(any::<u32>(), 0..400)) {
+        let mut dice = Dice::new(choices);
+        let topology = dice.topology();
+        let before = dice.bare(&topology);
+        let made = played(&diff(&up(&topology, &before), &before), &before).map_err(TestCaseError::fail)?;
+        let mut seen = made.clone();
+        for namespace in seen.namespaces.values_mut() {
+            let others = dice.whole();
+            for (setting, value) in &mut namespace.settings {
+                *value = if dice.chance(4) { others[setting] } else { *value };
+            }
+        }
+        let plan = diff(&desired::down(&seen), &seen);
+        let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
+        for (node, namespace) in &state.namespaces {
+            prop_assert!(namespace.ends.is_empty() && namespace.strays.is_empty());
+            for (setting, value) in &namespace.settings {
+                let somebody = seen.namespaces[node].settings[setting];
+                let touched = somebody != made.namespaces[node].settings[setting];
+                let expected = if touched { somebody } else { before.namespaces[node].settings[setting] };
+                prop_assert_eq!(*value, expected, "{:?} in {}: {:#?}", setting, node, plan.changes);
+            }
+        }
+        prop_assert_eq!(diff(&desired::down(&state), &state).changes, vec![]);
+    }
+
+    #[test]
+    fn down_leaves_nothing_of_any_state(choices in prop::collection::vec(any::<u32>(), 0..400)) {
+        let mut dice = Dice::new(choices);
+        let topology = dice.topology();
+        let seen = dice.seen(&topology);
+        let state = played(&diff(&desired::down(&seen), &seen), &seen).map_err(TestCaseError::fail)?;
+        prop_assert!(state.namespaces.values().all(|here| here.ends.is_empty() && here.strays.is_empty()));
+    }
+}
+
+/// A leaf of two hubs, with a wire too small for IPv6 to another leaf.
+fn leaf() -> (Topology, State) {
+    let text = r#"
+        version = 1
+        runtime = "netns"
+        wire = [
+          { name = "one", ends = ["edge", "leaf"], subnet = "10.0.1.0/31" },
+          { name = "two", ends = ["vpn", "leaf"], subnet = "10.0.2.0/31" },
+          { name = "six", ends = ["leaf", "other"], subnet = "10.0.6.0/31", allow = ["tcp/80"], mtu = 1000 },
+        ]
+        [host]
+        uplinks = ["up0"]
+        [module]
+        all-of-them = ["edge", "vpn", "leaf", "other"]
+        [hub.edge]
+        zone = "z"
+        [hub.vpn]
+        zone = "z"
+        [node.leaf]
+        egress = ["tcp/443"]
+    "#;
+    let topology = parse::topology(text).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    let mut state = State::default();
+    for node in desired::namespaces(&topology) {
+        state.namespaces.insert(node, Namespace::default());
+    }
+    let state = up(&topology, &state);
+    (topology, state)
+}
+
+/// What is planned when a leaf is not as the file says, as `CHANGE (REASON)` and `KIND: MESSAGE`.
+fn planned(damage: impl FnOnce(&mut Namespace)) -> Vec<String> {
+    let (topology, mut seen) = leaf();
+    damage(seen.namespaces.get_mut("leaf").unwrap());
+    let plan = diff(&up(&topology, &seen), &seen);
+    let changes = plan.changes.iter().map(|change| format!("{change} ({})", change.reason));
+    changes.chain(plan.findings.iter().map(|finding| format!("{}: {}", finding.kind, finding.message))).collect()
+}
+
+fn call(namespace: &mut Namespace, wire: &str, device: &str) {
+    namespace.ends.get_mut(wire).unwrap().device = Device::new(device).unwrap();
+}
+
+#[test]
+fn a_chain_of_names_is_followed_from_its_free_end() {
+    let plan = planned(|leaf| {
+        call(leaf, "six", "free");
+        call(leaf, "one", "six");
+        call(leaf, "two", "eth0");
+    });
+    let expected = [
+        "rename two: eth0 to two at leaf (the device is called `eth0`)",
+        "rename one: six to eth0 at leaf (the device is called `six`)",
+        "rename six: free to six at leaf (the device is called `free`)",
+    ];
+    assert_eq!(plan, expected);
+}
+
+#[test]
+fn names_that_go_round_in_a_circle_need_one_more() {
+    let plan = planned(|leaf| {
+        call(leaf, "one", "two");
+        call(leaf, "two", "six");
+        call(leaf, "six", "eth0");
+    });
+    let expected = [
+        "rename six: eth0 to wire+0 at leaf (another wire is to have the name `eth0`)",
+        "rename one: two to eth0 at leaf (the device is called `two`)",
+        "rename two: six to two at leaf (the device is called `six`)",
+        "rename six: wire+0 to six at leaf (the device is called `eth0`)",
+    ];
+    assert_eq!(plan, expected);
+}
+
+#[test]
+fn a_foreign_device_keeps_its_name_and_a_foreign_route_its_place() {
+    let plan = planned(|leaf| {
+        call(leaf, "two", "odd");
+        leaf.foreign.devices = vec![vec!["two".to_owned()]];
+    });
+    let taken = "taken: leaf has a device `two` that is not wire's and has the name that wire `two` needs";
+    assert_eq!(plan, [taken]);
+
+    let everywhere = "0.0.0.0/0".parse().unwrap();
+    let over = |other: &str| {
+        let other = name(other);
+        planned(|leaf| {
+            leaf.ends.get_mut("one").unwrap().routes.clear();
+            leaf.foreign.routes = vec![(other, everywhere)];
+        })
+    };
+    let message =
+        |wire: &str| format!("foreign-route: leaf has a route to default over wire `{wire}` that is not wire's");
+    assert_eq!(over("one"), [message("one")]);
+    assert_eq!(over("two"), [message("two")]);
+    let plan = planned(|leaf| {
+        leaf.ends.get_mut("one").unwrap().routes.clear();
+        leaf.foreign.networks = vec![(everywhere, "podman0".to_owned())];
+    });
+    assert_eq!(plan, ["foreign-route: leaf has a route to default over `podman0` already; wire `one` is to have it"]);
+}
+
+#[test]
+fn a_stranger_that_stands_in_the_way_is_told_once() {
+    let (topology, mut seen) = leaf();
+    let leaf = seen.namespaces.get_mut("leaf").unwrap();
+    leaf.ends.get_mut("one").unwrap().routes.clear();
+    leaf.foreign.routes = vec![(name("one"), "0.0.0.0/0".parse().unwrap())];
+    let plan = diff(&up(&topology, &seen), &seen);
+    let messages = |findings: &[super::Finding]| findings.iter().map(|f| f.message.clone()).collect::<Vec<_>>();
+    assert_eq!(messages(&plan.findings), messages(&strangers(&topology, &seen)));
+}
+
+#[test]
+fn a_wire_waits_for_a_node_that_does_not_run_and_leaves_its_names_to_others() {
+    let (topology, mut seen) = leaf();
+    seen.namespaces.remove("vpn");
+    seen.waiting.insert(name("vpn"), "has stopped".to_owned());
+    let leaf = seen.namespaces.get_mut("leaf").unwrap();
+    leaf.ends.get_mut("two").unwrap().far = None;
+    call(leaf, "one", "odd");
+    call(leaf, "two", "eth0");
+    let plan = diff(&up(&topology, &seen), &seen);
+    let waiting: Vec<_> = plan.waiting.iter().map(|w| (w.wire.as_str(), w.node.as_str(), w.reason.as_str())).collect();
+    assert_eq!(waiting, [("two", "vpn", "has stopped")]);
+    let changes: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
+    assert_eq!(changes, ["rename two: eth0 to wire+0 at leaf", "rename one: odd to eth0 at leaf"]);
+}
+
+#[test]
+fn ends_that_were_swapped_in_the_file_never_hold_both_addresses() {
+    let plan = planned(|leaf| {
+        let end = leaf.ends.get_mut("one").unwrap();
+        end.addresses = ["10.0.1.0/31".parse().unwrap()].into();
+    });
+    let expected = [
+        "remove-address one: 10.0.1.0/31 at leaf (the file does not want it any more)",
+        "add-address one: 10.0.1.1/31 at leaf (it is missing)",
+        "add-route one: default via 10.0.1.0 at leaf (it goes with the address that is removed)",
+    ];
+    assert_eq!(plan, expected);
+}
+
+#[test]
+fn a_device_too_small_for_ipv6_gets_its_settings_again_when_it_grows() {
+    let plan = planned(|leaf| leaf.ends.get_mut("one").unwrap().mtu = 1000);
+    let expected = [
+        "set one: mtu 1500 at leaf (it is 1000)",
+        "set one: ipv6.disable_ipv6 = 1 at leaf (a larger MTU brings it back as the default)",
+    ];
+    assert_eq!(plan, expected);
+    assert_eq!(planned(|leaf| leaf.ends.get_mut("six").unwrap().mtu = 900), ["set six: mtu 1000 at leaf (it is 900)"]);
+}
+
+#[test]
+fn a_pair_that_is_not_right_is_made_anew_and_says_why() {
+    let elsewhere = "must be made anew: its two ends do not belong together";
+    let plan = planned(|leaf| leaf.ends.get_mut("two").unwrap().far = None);
+    let expected = [
+        format!("remove two at leaf ({elsewhere})"),
+        format!("remove two at vpn ({elsewhere})"),
+        format!("create two at vpn ({elsewhere})"),
+    ];
+    assert_eq!(plan, expected);
+    let half = "must be made anew: the end in vpn has no far end where the file says";
+    let plan = planned(|leaf| drop(leaf.ends.remove("two")));
+    assert_eq!(plan, [format!("remove two at vpn ({half})"), format!("create two at vpn ({half})")]);
+}
+
+#[test]
+fn switching_ipv6_off_takes_its_addresses_and_routes_along() {
+    let plan = planned(|leaf| {
+        let end = leaf.ends.get_mut("two").unwrap();
+        end.settings.insert(Setting::DisableIpv6, 0);
+        end.addresses.insert("fd09::1/127".parse().unwrap());
+        end.routes.insert(Route { to: "::/0".parse().unwrap(), via: "fd09::".parse().unwrap() });
+    });
+    assert_eq!(plan, ["set two: ipv6.disable_ipv6 = 1 at leaf (it is 0)"]);
+}
+
+#[test]
+fn what_is_left_of_a_waiting_wire_keeps_no_route_of_others() {
+    let (topology, mut seen) = leaf();
+    seen.namespaces.remove("vpn");
+    let leaf = seen.namespaces.get_mut("leaf").unwrap();
+    let routes = std::mem::take(&mut leaf.ends.get_mut("one").unwrap().routes);
+    leaf.ends.get_mut("two").unwrap().routes = routes;
+    let plan = diff(&up(&topology, &seen), &seen);
+    let changes: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        changes,
+        ["remove-route two: default via 10.0.1.0 at leaf", "add-route one: default via 10.0.1.0 at leaf"]
+    );
+}

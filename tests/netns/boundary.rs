@@ -167,7 +167,25 @@ fn without_any_namespace_all_wires_wait() {
     let host = Host::with(&[], &small().topology);
     host.sh("ip netns del lan; umount -l /run/netns; rmdir /run/netns");
     let up = host.wire(&["--json", "up"]).expect(0).json();
-    assert_eq!(up["waiting"].as_array().expect("a list").len(), 5, "one for each node that does not run: {up}");
+    assert_eq!(up["waiting"].as_array().expect("a list").len(), 7, "one for each end that must wait: {up}");
+}
+
+/// Where `/proc/sys` cannot be written (a container's own, say), it is told, and no end comes up with IPv6 still on.
+#[test]
+fn a_setting_that_cannot_be_set_keeps_the_end_down() {
+    let world = small();
+    let host = world.host();
+    host.sh("mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys");
+    let up = host.wire(&["up"]).expect(1);
+    for word in ["edge-web", "web", "disable_ipv6", "Read-only"] {
+        assert!(up.stderr.contains(word), "`{word}`: {}", up.stderr);
+    }
+    for node in ["edge", "web", "shop"] {
+        assert_eq!(host.run(node, &["ip", "-o", "link", "show", "up"]).stdout, "", "up at {node}");
+    }
+    host.sh("umount /proc/sys");
+    host.wire(&["up"]).expect(0);
+    world.observe(&host);
 }
 
 /// A leftover of a dead namespace, a file at its place that is none, is no node that runs, and said so.

@@ -133,7 +133,7 @@ fn a_refusal_is_told() {
         }
         told += 1;
         assert!(output.stderr.contains("error: "), "at send {n}: {}", output.stderr);
-        let named = ["host", "edge", "web", "shop", "vault"].iter().any(|node| output.stderr.contains(node));
+        let named = ["host", "edge", "web", "shop", "vault", "lan"].iter().any(|node| output.stderr.contains(node));
         assert!(named && output.stderr.to_lowercase().contains("buffer space"), "at send {n}: {}", output.stderr);
     }
     assert!(told > 0);

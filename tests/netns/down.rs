@@ -18,6 +18,7 @@ const LAX: &[(&str, &str)] = &[
     ("ipv4/conf/all/proxy_arp", "1"),
     ("ipv4/conf/default/proxy_arp", "1"),
     ("ipv4/conf/default/arp_ignore", "0"),
+    ("ipv6/conf/all/forwarding", "1"),
     ("ipv6/conf/all/accept_redirects", "1"),
     ("ipv6/conf/default/accept_ra", "2"),
 ];

@@ -370,7 +370,11 @@ fn a_changed_file_is_followed() {
     };
     let web = line("edge-web");
     let second = "  { name = \"second-web\", ends = [\"edge\", \"web\"], subnet = \"172.16.3.0/31\" },\n";
-    let cases: [(&str, String, &[&str]); 15] = [
+    let without = |words: &[&str]| -> String {
+        let kept = old.topology.lines().filter(|line| !words.iter().any(|word| line.contains(word)));
+        kept.map(|line| format!("{line}\n")).collect()
+    };
+    let cases: [(&str, String, &[&str]); 17] = [
         ("a wire struck", old.topology.replace(&web, ""), &["edge-web"]),
         (
             "a host wire struck",
@@ -379,6 +383,16 @@ fn a_changed_file_is_followed() {
         ),
         ("a wire renamed", old.topology.replace("\"edge-web\"", "\"edge-to-the-web\""), &["edge-web"]),
         ("a wire added", old.topology.replace(&web, &format!("{web}{second}")), &[]),
+        (
+            "two nodes struck",
+            without(&["edge-web", "edge-shop", "shop-web", "shops =", "node.shop", "egress", "node.vault", "network"]),
+            &["edge-web", "edge-shop-and-its-till", "shop-web-database"],
+        ),
+        (
+            "a hub no more",
+            without(&["hub.edge", "zone", "clients", "egress", "node.shop"]),
+            &["edge-web", "edge-shop-and-its-till"],
+        ),
         ("another subnet", old.topology.replace("172.16.1.0/31", "172.16.9.0/31"), &["edge-web"]),
         ("another MTU", old.topology.replace("mtu = 1400", "mtu = 1300"), &["edge-shop-and-its-till"]),
         ("no MTU", old.topology.replace(", mtu = 1400", ""), &["edge-shop-and-its-till"]),

@@ -193,6 +193,56 @@ m = ["a", "b"]
     host.wire(&["audit"]).expect(0);
 }
 
+/// Two wires may exchange the names of their devices: each keeps its device.
+#[test]
+fn devices_may_exchange_their_names() {
+    let topology = r#"
+version = 1
+runtime = "netns"
+wire = [
+  { name = "first", ends = ["a", "b"], subnet = "10.9.0.0/31", ifname = ["left", "right"] },
+  { name = "second", ends = ["a", "b"], subnet = "10.9.0.2/31", ifname = ["right", "left"] },
+]
+[module]
+m = ["a", "b"]
+"#;
+    let wires = |[one, two]: [&'static str; 2]| {
+        vec![
+            wire("first", End("a", one, "10.9.0.0"), End("b", two, "10.9.0.1")),
+            wire("second", End("a", two, "10.9.0.2"), End("b", one, "10.9.0.3")),
+        ]
+    };
+    let world =
+        World { topology: topology.into(), nodes: vec!["a", "b"], wires: wires(["left", "right"]), routes: vec![] };
+    let (host, _) = world.up();
+    world.observe(&host);
+    let before = world.indexes(&host);
+    let exchanged = topology.replace("left", "X").replace("right", "left").replace('X', "right");
+    host.topology(&exchanged);
+    host.wire(&["up"]).expect(0);
+    World { wires: wires(["right", "left"]), ..world.clone() }.observe(&host);
+    assert_eq!(world.indexes(&host), before);
+}
+
+/// A node may live in a namespace of another name than its own.
+#[test]
+fn a_node_may_live_under_another_name() {
+    let topology = r#"
+version = 1
+runtime = "netns"
+wire = [{ name = "a-to-b", ends = ["a", "b"], subnet = "10.9.0.0/31" }]
+[module]
+m = ["a", "b"]
+[node.b]
+netns = "elsewhere"
+"#;
+    let there = wire("a-to-b", End("a", "", "10.9.0.0"), End("elsewhere", "", "10.9.0.1"));
+    let world = World { topology: topology.into(), nodes: vec!["a", "elsewhere"], wires: vec![there], routes: vec![] };
+    let (host, _) = world.up();
+    world.observe(&host);
+    host.wire(&["audit"]).expect(0);
+}
+
 /// A node that shares another's namespace has no wires of its own: they end in that one, whose name `audit` gives.
 #[test]
 fn a_node_that_shares_ends_where_the_other_lives() {

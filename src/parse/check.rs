@@ -38,6 +38,10 @@ pub struct Check<'d> {
     spaces: BTreeMap<&'d str, Option<&'d str>>,
     /// The namespaces each wire joins, by the order of the wires; none where they cannot be known.
     ends: Vec<Option<[&'d str; 2]>>,
+    /// The wires that end in each namespace, each with the far one, in the order of the file.
+    wires: BTreeMap<&'d str, Vec<(&'d draft::Wire<'d>, &'d str)>>,
+    /// Each leaf's first hub and the wire to it, where its default route goes.
+    first_hubs: BTreeMap<&'d str, (&'d draft::Wire<'d>, &'d str)>,
     /// All wires have their ends: one that is not there does not exist.
     ends_whole: bool,
     /// Names that are no node's, which has been told.
@@ -114,6 +118,8 @@ impl<'d> Check<'d> {
             hubs,
             spaces: BTreeMap::new(),
             ends: Vec::new(),
+            wires: BTreeMap::new(),
+            first_hubs: BTreeMap::new(),
             ends_whole: false,
             strangers: BTreeSet::new(),
         };
@@ -121,6 +127,15 @@ impl<'d> Check<'d> {
         check.spaces = check.members.keys().copied().chain([HOST]).map(|node| (node, check.space(node))).collect();
         check.ends = draft.wires.iter().map(|wire| check.joined(wire)).collect();
         check.ends_whole = draft.whole && check.ends.iter().all(Option::is_some);
+        for (wire, ends) in draft.wires.iter().zip(&check.ends) {
+            let Some([a, b]) = *ends else { continue };
+            for (space, far) in [(a, b), (b, a)] {
+                check.wires.entry(space).or_default().push((wire, far));
+                if check.is_leaf(space) && check.is_hub(far) {
+                    check.first_hubs.entry(space).or_insert((wire, far));
+                }
+            }
+        }
         check
     }
 
@@ -212,20 +227,16 @@ impl<'d> Check<'d> {
 
     /// The wires that end in a namespace, each with the far one, in the order of the file.
     fn wires_of(&self, space: &str) -> impl Iterator<Item = (&'d draft::Wire<'d>, &'d str)> {
-        self.draft.wires.iter().zip(&self.ends).filter_map(move |(wire, ends)| match (*ends)? {
-            [a, b] if a == space => Some((wire, b)),
-            [a, b] if b == space => Some((wire, a)),
-            _ => None,
-        })
+        self.wires.get(space).into_iter().flatten().copied()
+    }
+
+    /// The wires that join a leaf and a hub, in the order of the file. The leaf is asked, as a hub has many.
+    fn wires_between(&self, leaf: &str, hub: &str) -> impl Iterator<Item = &'d draft::Wire<'d>> {
+        self.wires_of(leaf).filter(move |(_, far)| *far == hub).map(|(wire, _)| wire)
     }
 
     fn has_host_wire(&self, space: &str) -> bool {
         self.wires_of(space).any(|(_, far)| far == HOST)
-    }
-
-    /// A leaf's first hub, where its default route goes.
-    fn first_hub(&self, space: &str) -> Option<(&'d draft::Wire<'d>, &'d str)> {
-        self.wires_of(space).find(|(_, far)| self.is_hub(far))
     }
 
     fn wire_names(&self) {

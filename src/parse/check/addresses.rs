@@ -22,8 +22,12 @@ impl<'d> Check<'d> {
             taken.extend(hub.clients.as_ref().map(|clients| (clients.place, clients.it.prefix, what)));
         }
         taken.sort();
+        let published = self.draft.wires.iter().flat_map(|wire| &wire.publish).filter_map(|publish| publish.address);
+        let firsts = firsts(taken.iter().map(|(_, network, _)| *network).chain(published.map(IpNetwork::from)));
         for (i, (place, network, what)) in taken.iter().enumerate() {
-            if let Some((before, other, owner)) = taken[..i].iter().find(|(_, other, _)| overlap(*network, *other)) {
+            let first = firsts[network];
+            if first < i {
+                let (before, other, owner) = &taken[first];
                 let how = match network == other {
                     true => "is already taken by".to_owned(),
                     false => format!("overlaps {other} of"),
@@ -41,7 +45,7 @@ impl<'d> Check<'d> {
         for wire in &self.draft.wires {
             for publish in &wire.publish {
                 let Some(address) = publish.address else { continue };
-                if let Some((_, network, owner)) = taken.iter().find(|(_, network, _)| network.contains(address)) {
+                if let Some((_, network, owner)) = taken.get(firsts[&address.into()]) {
                     let message = format!(
                         "{}: {address} is no address of the host's own but one of {network}, {owner}",
                         wire.what
@@ -62,8 +66,7 @@ impl<'d> Check<'d> {
         }
         let name = &wire.name.as_ref()?.it;
         Some(ends.map(|space| {
-            let is_first =
-                self.is_leaf(space) && self.first_hub(space).is_some_and(|(first, _)| std::ptr::eq(first, wire));
+            let is_first = self.first_hubs.get(space).is_some_and(|(first, _)| std::ptr::eq(*first, wire));
             if is_first { Device::eth0() } else { Device::for_wire(name) }
         }))
     }
@@ -116,7 +119,25 @@ impl<'d> Check<'d> {
     }
 }
 
-/// Whether two networks have an address in common; of prefixes, one then holds the other.
-fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
-    a.contains(b.network()) || b.contains(a.network())
+/// Of each network, the first in the order given that has an address in common with it, itself at the latest. Of two such
+/// networks one holds the other, so that in the order of their addresses a network stands behind all that hold it.
+fn firsts(networks: impl Iterator<Item = IpNetwork>) -> BTreeMap<IpNetwork, usize> {
+    let mut written = BTreeMap::new();
+    for (i, network) in networks.enumerate() {
+        written.entry(network).or_insert(i);
+    }
+    let mut firsts = written.clone();
+    let mut holders: Vec<(IpNetwork, usize)> = Vec::new();
+    for (network, i) in written {
+        while holders.pop_if(|(holder, _)| !holder.contains(network.network())).is_some() {}
+        let mut found = |network: IpNetwork, i: usize| {
+            firsts.entry(network).and_modify(|first| *first = i.min(*first));
+        };
+        for (holder, j) in &holders {
+            found(network, *j);
+            found(*holder, i);
+        }
+        holders.push((network, i));
+    }
+    firsts
 }

@@ -155,7 +155,8 @@ impl<'d> Check<'d> {
     fn mentions(&self) -> BTreeSet<&'d str> {
         let mut mentions: Vec<(Place, &'d str, String)> = Vec::new();
         for wire in &self.draft.wires {
-            mentions.extend(wire.ends.iter().flatten().map(|end| (end.place, end.it, wire.what.clone())));
+            let unknown = wire.ends.iter().flatten().filter(|end| !self.knows(end.it));
+            mentions.extend(unknown.map(|end| (end.place, end.it, wire.what.clone())));
         }
         for node in &self.draft.nodes {
             let what = format!("node `{}`", node.name.it);

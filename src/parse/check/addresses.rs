@@ -73,7 +73,7 @@ impl<'d> Check<'d> {
 
     /// No namespace has two devices of one name.
     pub(super) fn devices(&self) {
-        let mut taken: BTreeMap<(&str, Device), (String, Place)> = BTreeMap::new();
+        let mut taken: BTreeMap<(&str, Device), (&str, Place)> = BTreeMap::new();
         let uplinks: BTreeSet<_> = self.draft.host.uplinks.iter().map(|uplink| &uplink.it).collect();
         let mut names = BTreeSet::new();
         for (wire, ends) in self.wires().filter(|(wire, _)| !wire.ifname_torn) {
@@ -94,7 +94,7 @@ impl<'d> Check<'d> {
                     self.page.fault(place, message, hint);
                 } else if let Some((owner, before)) = taken.get(&(space, device.clone())) {
                     let message = format!(
-                        "{}: `{space}` has a device `{device}` already, {owner} ({})",
+                        "{}: `{space}` has a device `{device}` already, of {owner} ({})",
                         wire.what,
                         line(*before)
                     );
@@ -103,7 +103,7 @@ impl<'d> Check<'d> {
                         break;
                     }
                 } else {
-                    taken.insert((space, device), (format!("of {}", wire.what), place));
+                    taken.insert((space, device), (&wire.what, place));
                 }
             }
         }
@@ -111,8 +111,11 @@ impl<'d> Check<'d> {
             let Some(clients) = &hub.clients else { continue };
             if let Some((owner, before)) = taken.get(&(hub.name.it.as_str(), clients.it.device.clone())) {
                 let device = &clients.it.device;
-                let message =
-                    format!("hub `{}`: it has a device `{device}` already, {owner} ({})", hub.name.it, line(*before));
+                let message = format!(
+                    "hub `{}`: it has a device `{device}` already, of {owner} ({})",
+                    hub.name.it,
+                    line(*before)
+                );
                 self.page.fault(clients.place, message, "give the tunnel another device");
             }
         }

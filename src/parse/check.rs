@@ -8,7 +8,8 @@ mod made;
 mod nodes;
 mod published;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use crate::topology::{HOST, Name, OUTSIDE, Place, Service, Topology};
 
@@ -24,6 +25,7 @@ pub fn topology(page: &Page, draft: &Draft) -> Option<Topology> {
 
 /// Where a node was first named in `[module]`.
 struct Member<'d> {
+    name: &'d Name,
     module: &'d Name,
     place: Place,
 }
@@ -32,16 +34,16 @@ pub struct Check<'d> {
     page: &'d Page<'d>,
     draft: &'d Draft<'d>,
     members: BTreeMap<&'d str, Member<'d>>,
-    tables: BTreeMap<&'d str, &'d draft::Node<'d>>,
-    hubs: BTreeMap<&'d str, &'d draft::Hub<'d>>,
+    tables: HashMap<&'d str, &'d draft::Node<'d>>,
+    hubs: HashMap<&'d str, &'d draft::Hub<'d>>,
     /// The namespace of each node; none where it cannot be known.
-    spaces: BTreeMap<&'d str, Option<&'d str>>,
+    spaces: HashMap<&'d str, Option<&'d str>>,
     /// The namespaces each wire joins, by the order of the wires; none where they cannot be known.
     ends: Vec<Option<[&'d str; 2]>>,
     /// The wires that end in each namespace, each with the far one, in the order of the file.
-    wires: BTreeMap<&'d str, Vec<(&'d draft::Wire<'d>, &'d str)>>,
+    wires: HashMap<&'d str, Vec<(&'d draft::Wire<'d>, &'d str)>>,
     /// Each leaf's first hub and the wire to it, where its default route goes.
-    first_hubs: BTreeMap<&'d str, (&'d draft::Wire<'d>, &'d str)>,
+    first_hubs: HashMap<&'d str, (&'d draft::Wire<'d>, &'d str)>,
     /// All wires have their ends: one that is not there does not exist.
     ends_whole: bool,
     /// Names that are no node's, which has been told.
@@ -95,7 +97,8 @@ impl<'d> Check<'d> {
         let mut members = BTreeMap::new();
         for draft::Module { name: module, nodes } in &draft.modules {
             for node in nodes {
-                let member = members.entry(node.it.as_str()).or_insert(Member { module, place: node.place });
+                let member = Member { name: &node.it, module, place: node.place };
+                let member = members.entry(node.it.as_str()).or_insert(member);
                 if member.place != node.place {
                     let message = match member.module == module {
                         true => format!("module `{module}`: node `{}` stands in it twice", node.it),
@@ -116,10 +119,10 @@ impl<'d> Check<'d> {
             members,
             tables,
             hubs,
-            spaces: BTreeMap::new(),
+            spaces: HashMap::new(),
             ends: Vec::new(),
-            wires: BTreeMap::new(),
-            first_hubs: BTreeMap::new(),
+            wires: HashMap::new(),
+            first_hubs: HashMap::new(),
             ends_whole: false,
             strangers: BTreeSet::new(),
         };
@@ -153,21 +156,21 @@ impl<'d> Check<'d> {
 
     /// Every node that is named anywhere must be there. One that is not is told once, where it is named first.
     fn mentions(&self) -> BTreeSet<&'d str> {
-        let mut mentions: Vec<(Place, &'d str, String)> = Vec::new();
+        let mut mentions: Vec<(Place, &'d str, Rc<str>)> = Vec::new();
         for wire in &self.draft.wires {
             let unknown = wire.ends.iter().flatten().filter(|end| !self.knows(end.it));
             mentions.extend(unknown.map(|end| (end.place, end.it, wire.what.clone())));
         }
         for node in &self.draft.nodes {
-            let what = format!("node `{}`", node.name.it);
-            mentions.extend(node.shares.as_ref().map(|shares| (shares.place, shares.it, what)));
-            mentions.push((node.name.place, node.name.it.as_str(), String::new()));
+            let what = || format!("node `{}`", node.name.it).into();
+            mentions.extend(node.shares.as_ref().map(|shares| (shares.place, shares.it, what())));
+            mentions.push((node.name.place, node.name.it.as_str(), "".into()));
         }
         for hub in &self.draft.hubs {
-            mentions.push((hub.name.place, hub.name.it.as_str(), String::new()));
-            let what = |host: &str| format!("site `{host}`");
+            mentions.push((hub.name.place, hub.name.it.as_str(), "".into()));
+            let what = |host: &str| format!("site `{host}`").into();
             mentions.extend(hub.sites.iter().map(|s| (s.place, s.it.to.node.as_str(), what(&s.it.host))));
-            let what = |port: &Service| format!("forward `{port}`");
+            let what = |port: &Service| format!("forward `{port}`").into();
             mentions.extend(hub.forwards.iter().map(|f| (f.to, f.forward.to.node.as_str(), what(&f.forward.port))));
         }
         mentions.retain(|(_, node, _)| !self.knows(node));
@@ -178,7 +181,7 @@ impl<'d> Check<'d> {
                 continue;
             }
             let near = nearest(node, self.members.keys().copied().chain([HOST]));
-            let what = if what.is_empty() { what } else { what + ": " };
+            let what = if what.is_empty() { String::new() } else { format!("{what}: ") };
             let node = shown(node);
             let hint = if node == OUTSIDE {
                 "what lies outside is reached by `egress` and `publish`, not by a wire".to_owned()
@@ -241,7 +244,7 @@ impl<'d> Check<'d> {
     }
 
     fn wire_names(&self) {
-        let mut first: BTreeMap<&Name, Place> = BTreeMap::new();
+        let mut first: HashMap<&Name, Place> = HashMap::new();
         for name in self.draft.wires.iter().filter_map(|wire| wire.name.as_ref()) {
             let place = *first.entry(&name.it).or_insert(name.place);
             if place != name.place {

@@ -1,6 +1,7 @@
 //! No address, and in no namespace a device, belongs to two.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 
 use ipnetwork::IpNetwork;
 
@@ -12,13 +13,13 @@ use super::{Check, line};
 impl<'d> Check<'d> {
     /// No address belongs to two wires, or to a wire and a tunnel.
     pub(super) fn subnets(&self) {
-        let mut taken: Vec<(Place, IpNetwork, String)> = Vec::new();
+        let mut taken: Vec<(Place, IpNetwork, Rc<str>)> = Vec::new();
         for wire in &self.draft.wires {
             taken.extend(wire.subnet.as_ref().map(|subnet| (subnet.place, subnet.it.into(), wire.what.clone())));
             taken.extend(wire.subnet6.as_ref().map(|subnet| (subnet.place, subnet.it.into(), wire.what.clone())));
         }
         for hub in &self.draft.hubs {
-            let what = format!("the clients of hub `{}`", hub.name.it);
+            let what = format!("the clients of hub `{}`", hub.name.it).into();
             taken.extend(hub.clients.as_ref().map(|clients| (clients.place, clients.it.prefix, what)));
         }
         taken.sort();
@@ -73,9 +74,9 @@ impl<'d> Check<'d> {
 
     /// No namespace has two devices of one name.
     pub(super) fn devices(&self) {
-        let mut taken: BTreeMap<(&str, Device), (&str, Place)> = BTreeMap::new();
+        let mut taken: HashMap<(&str, Device), (&str, Place)> = HashMap::new();
         let uplinks: BTreeSet<_> = self.draft.host.uplinks.iter().map(|uplink| &uplink.it).collect();
-        let mut names = BTreeSet::new();
+        let mut names = HashSet::new();
         for (wire, ends) in self.wires().filter(|(wire, _)| !wire.ifname_torn) {
             // A name given twice was told; that two devices are alike then is no second mistake.
             if wire.name.as_ref().is_some_and(|name| !names.insert(&name.it)) {

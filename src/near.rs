@@ -33,9 +33,9 @@ pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>, instead: 
 /// A word of the file as it may stand in a message: on one line, not too long, without control characters.
 pub fn shown(text: &str) -> String {
     const MOST: usize = 80;
-    let escape = |c: char| {
-        if c == '"' || c == '\'' { vec![c] } else { c.escape_debug().collect() }
-    };
-    let shown: String = text.chars().take(MOST).flat_map(escape).collect();
+    let mut shown = String::new();
+    for c in text.chars().take(MOST) {
+        if c == '"' || c == '\'' { shown.push(c) } else { shown.extend(c.escape_debug()) }
+    }
     if text.chars().nth(MOST).is_some() { shown + "…" } else { shown }
 }

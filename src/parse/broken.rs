@@ -11,7 +11,7 @@ pub fn too_deep(text: &str) -> Option<usize> {
     const DEEPEST: usize = 16;
     let mut depth = 0usize;
     let mut rest = text;
-    while let Some(at) = rest.find(['[', ']', '{', '}', '#', '"', '\'']) {
+    while let Some(at) = rest.bytes().position(|byte| b"[]{}#\"'".contains(&byte)) {
         let offset = text.len() - rest.len() + at;
         let found = &rest[at..];
         let skipped = match found.as_bytes()[0] {
@@ -34,20 +34,18 @@ pub fn too_deep(text: &str) -> Option<usize> {
 
 /// The length of the string that a text begins with, as far as it goes.
 fn string(text: &str) -> usize {
-    let quote = &text[..1];
-    let thrice = quote.repeat(3);
-    let (mark, ends) = if text.starts_with(&thrice) { (thrice.as_str(), "") } else { (quote, "\n") };
+    let text = text.as_bytes();
+    let quote = text[0];
+    let mark = if text.starts_with(&[quote; 3]) { &text[..3] } else { &text[..1] };
     let mut at = mark.len();
-    while let Some(c) = text[at..].chars().next() {
-        if text[at..].starts_with(mark) {
-            return at + mark.len();
+    while at < text.len() {
+        match text[at] {
+            _ if text[at..].starts_with(mark) => return at + mark.len(),
+            b'\n' if mark.len() == 1 => return at,
+            // An escape takes the next character with it, and a literal string has none.
+            b'\\' if quote == b'"' => at += 2,
+            _ => at += 1,
         }
-        if ends.contains(c) {
-            return at;
-        }
-        // An escape takes the next character with it, and a literal string has none.
-        let escaped = if quote == "\"" && c == '\\' { text[at + 1..].chars().next() } else { None };
-        at += c.len_utf8() + escaped.map_or(0, char::len_utf8);
     }
     text.len()
 }

@@ -8,7 +8,8 @@ mod made;
 mod nodes;
 mod published;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use crate::topology::{HOST, Name, OUTSIDE, Place, Service, Topology};
 
@@ -24,6 +25,7 @@ pub fn topology(page: &Page, draft: &Draft) -> Option<Topology> {
 
 /// Where a node was first named in `[module]`.
 struct Member<'d> {
+    name: &'d Name,
     module: &'d Name,
     place: Place,
 }
@@ -32,12 +34,16 @@ pub struct Check<'d> {
     page: &'d Page<'d>,
     draft: &'d Draft<'d>,
     members: BTreeMap<&'d str, Member<'d>>,
-    tables: BTreeMap<&'d str, &'d draft::Node<'d>>,
-    hubs: BTreeMap<&'d str, &'d draft::Hub<'d>>,
+    tables: HashMap<&'d str, &'d draft::Node<'d>>,
+    hubs: HashMap<&'d str, &'d draft::Hub<'d>>,
     /// The namespace of each node; none where it cannot be known.
-    spaces: BTreeMap<&'d str, Option<&'d str>>,
+    spaces: HashMap<&'d str, Option<&'d str>>,
     /// The namespaces each wire joins, by the order of the wires; none where they cannot be known.
     ends: Vec<Option<[&'d str; 2]>>,
+    /// The wires that end in each namespace, each with the far one, in the order of the file.
+    wires: HashMap<&'d str, Vec<(&'d draft::Wire<'d>, &'d str)>>,
+    /// Each leaf's first hub and the wire to it, where its default route goes.
+    first_hubs: HashMap<&'d str, (&'d draft::Wire<'d>, &'d str)>,
     /// All wires have their ends: one that is not there does not exist.
     ends_whole: bool,
     /// Names that are no node's, which has been told.
@@ -91,7 +97,8 @@ impl<'d> Check<'d> {
         let mut members = BTreeMap::new();
         for draft::Module { name: module, nodes } in &draft.modules {
             for node in nodes {
-                let member = members.entry(node.it.as_str()).or_insert(Member { module, place: node.place });
+                let member = Member { name: &node.it, module, place: node.place };
+                let member = members.entry(node.it.as_str()).or_insert(member);
                 if member.place != node.place {
                     let message = match member.module == module {
                         true => format!("module `{module}`: node `{}` stands in it twice", node.it),
@@ -112,8 +119,10 @@ impl<'d> Check<'d> {
             members,
             tables,
             hubs,
-            spaces: BTreeMap::new(),
+            spaces: HashMap::new(),
             ends: Vec::new(),
+            wires: HashMap::new(),
+            first_hubs: HashMap::new(),
             ends_whole: false,
             strangers: BTreeSet::new(),
         };
@@ -121,6 +130,15 @@ impl<'d> Check<'d> {
         check.spaces = check.members.keys().copied().chain([HOST]).map(|node| (node, check.space(node))).collect();
         check.ends = draft.wires.iter().map(|wire| check.joined(wire)).collect();
         check.ends_whole = draft.whole && check.ends.iter().all(Option::is_some);
+        for (wire, ends) in draft.wires.iter().zip(&check.ends) {
+            let Some([a, b]) = *ends else { continue };
+            for (space, far) in [(a, b), (b, a)] {
+                check.wires.entry(space).or_default().push((wire, far));
+                if check.is_leaf(space) && check.is_hub(far) {
+                    check.first_hubs.entry(space).or_insert((wire, far));
+                }
+            }
+        }
         check
     }
 
@@ -138,20 +156,21 @@ impl<'d> Check<'d> {
 
     /// Every node that is named anywhere must be there. One that is not is told once, where it is named first.
     fn mentions(&self) -> BTreeSet<&'d str> {
-        let mut mentions: Vec<(Place, &'d str, String)> = Vec::new();
+        let mut mentions: Vec<(Place, &'d str, Rc<str>)> = Vec::new();
         for wire in &self.draft.wires {
-            mentions.extend(wire.ends.iter().flatten().map(|end| (end.place, end.it, wire.what.clone())));
+            let unknown = wire.ends.iter().flatten().filter(|end| !self.knows(end.it));
+            mentions.extend(unknown.map(|end| (end.place, end.it, wire.what.clone())));
         }
         for node in &self.draft.nodes {
-            let what = format!("node `{}`", node.name.it);
-            mentions.extend(node.shares.as_ref().map(|shares| (shares.place, shares.it, what)));
-            mentions.push((node.name.place, node.name.it.as_str(), String::new()));
+            let what = || format!("node `{}`", node.name.it).into();
+            mentions.extend(node.shares.as_ref().map(|shares| (shares.place, shares.it, what())));
+            mentions.push((node.name.place, node.name.it.as_str(), "".into()));
         }
         for hub in &self.draft.hubs {
-            mentions.push((hub.name.place, hub.name.it.as_str(), String::new()));
-            let what = |host: &str| format!("site `{host}`");
+            mentions.push((hub.name.place, hub.name.it.as_str(), "".into()));
+            let what = |host: &str| format!("site `{host}`").into();
             mentions.extend(hub.sites.iter().map(|s| (s.place, s.it.to.node.as_str(), what(&s.it.host))));
-            let what = |port: &Service| format!("forward `{port}`");
+            let what = |port: &Service| format!("forward `{port}`").into();
             mentions.extend(hub.forwards.iter().map(|f| (f.to, f.forward.to.node.as_str(), what(&f.forward.port))));
         }
         mentions.retain(|(_, node, _)| !self.knows(node));
@@ -162,7 +181,7 @@ impl<'d> Check<'d> {
                 continue;
             }
             let near = nearest(node, self.members.keys().copied().chain([HOST]));
-            let what = if what.is_empty() { what } else { what + ": " };
+            let what = if what.is_empty() { String::new() } else { format!("{what}: ") };
             let node = shown(node);
             let hint = if node == OUTSIDE {
                 "what lies outside is reached by `egress` and `publish`, not by a wire".to_owned()
@@ -212,24 +231,20 @@ impl<'d> Check<'d> {
 
     /// The wires that end in a namespace, each with the far one, in the order of the file.
     fn wires_of(&self, space: &str) -> impl Iterator<Item = (&'d draft::Wire<'d>, &'d str)> {
-        self.draft.wires.iter().zip(&self.ends).filter_map(move |(wire, ends)| match (*ends)? {
-            [a, b] if a == space => Some((wire, b)),
-            [a, b] if b == space => Some((wire, a)),
-            _ => None,
-        })
+        self.wires.get(space).into_iter().flatten().copied()
+    }
+
+    /// The wires that join a leaf and a hub, in the order of the file. The leaf is asked, as a hub has many.
+    fn wires_between(&self, leaf: &str, hub: &str) -> impl Iterator<Item = &'d draft::Wire<'d>> {
+        self.wires_of(leaf).filter(move |(_, far)| *far == hub).map(|(wire, _)| wire)
     }
 
     fn has_host_wire(&self, space: &str) -> bool {
         self.wires_of(space).any(|(_, far)| far == HOST)
     }
 
-    /// A leaf's first hub, where its default route goes.
-    fn first_hub(&self, space: &str) -> Option<(&'d draft::Wire<'d>, &'d str)> {
-        self.wires_of(space).find(|(_, far)| self.is_hub(far))
-    }
-
     fn wire_names(&self) {
-        let mut first: BTreeMap<&Name, Place> = BTreeMap::new();
+        let mut first: HashMap<&Name, Place> = HashMap::new();
         for name in self.draft.wires.iter().filter_map(|wire| wire.name.as_ref()) {
             let place = *first.entry(&name.it).or_insert(name.place);
             if place != name.place {

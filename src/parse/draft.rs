@@ -6,6 +6,7 @@ mod hub;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use toml::de::DeTable;
@@ -48,7 +49,7 @@ pub struct Module {
 
 pub struct Wire<'t> {
     /// As messages call it.
-    pub what: String,
+    pub what: Rc<str>,
     pub place: Place,
     pub name: Option<Said<Name>>,
     pub ends: Option<[Said<&'t str>; 2]>,
@@ -280,7 +281,7 @@ fn wire<'t>(value: &Value<'t>) -> Option<Wire<'t>> {
     let across_zones = table.value("across-zones").and_then(|value| value.truth());
     let mode = table.value("mode").and_then(|mode| choice(&mode, &["enforce", "audit"]));
     Some(Wire {
-        what: table.what().to_string(),
+        what: table.what().clone(),
         place: table.place,
         name,
         ends_span: ends_value.map(|ends| ends.span()).unwrap_or_default(),

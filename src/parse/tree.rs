@@ -33,7 +33,7 @@ pub struct Page<'t> {
     strays: RefCell<Vec<String>>,
 }
 
-const BLOCK: usize = 1024;
+const BLOCK: usize = 64;
 
 /// How many characters begin in these bytes of a text.
 fn characters(bytes: &[u8]) -> usize {

@@ -1,5 +1,7 @@
 //! What a valid topology says and its author may not have meant. It knows the topology alone, and no text.
 
+use std::collections::BTreeSet;
+
 use ipnetwork::IpNetwork;
 
 use crate::error::Fault;
@@ -30,14 +32,16 @@ pub fn warnings(topology: &Topology) -> Vec<Fault> {
             warn(flow.place, message, "add a `subnet6`, or strike the flow");
         }
     }
+    let wires = topology.wires_by_node();
+    let wires_of = |node: &Name| wires.get(node).into_iter().flatten().copied();
+    let at_host: BTreeSet<_> = wires_of(&Name::host()).map(|(wire, end)| &wire.far(end).node).collect();
     for node in topology.nodes.values().filter(|node| !node.egress.is_empty() && topology.is_leaf(node.name.as_str())) {
-        let wires = || topology.wires_of(node.name.as_str());
-        let Some((wire, end)) = wires().find(|(wire, end)| topology.hubs.contains_key(&wire.far(*end).node)) else {
+        let mut wires = wires_of(&node.name);
+        let Some((wire, end)) = wires.find(|(wire, end)| topology.hubs.contains_key(&wire.far(*end).node)) else {
             continue;
         };
         let hub = &wire.far(end).node;
-        let leads_out = |hub: &Name| topology.wires_of(hub.as_str()).any(|(wire, end)| wire.far(end).node.is_host());
-        if !leads_out(hub) && !wires().any(|(wire, end)| wire.far(end).node.is_host()) {
+        if !at_host.contains(hub) && !at_host.contains(&node.name) {
             let message =
                 format!("node `{}`: its egress ends at hub `{hub}`, which has no wire to the host", node.name);
             warn(node.place, message, "add a wire between the host and the hub");
@@ -51,7 +55,7 @@ pub fn warnings(topology: &Topology) -> Vec<Fault> {
         for allowed in &peer.allow {
             let reached = |node: &Name| {
                 let space = topology.namespace_of(node);
-                topology.wires_of(hub.name.as_str()).any(|(wire, end)| wire.far(end).node == *space)
+                wires_of(space).any(|(wire, end)| wire.far(end).node == hub.name)
             };
             let (name, reaches) = match allowed {
                 Allowed::Everything => continue,

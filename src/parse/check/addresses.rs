@@ -1,6 +1,7 @@
 //! No address, and in no namespace a device, belongs to two.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 
 use ipnetwork::IpNetwork;
 
@@ -12,18 +13,22 @@ use super::{Check, line};
 impl<'d> Check<'d> {
     /// No address belongs to two wires, or to a wire and a tunnel.
     pub(super) fn subnets(&self) {
-        let mut taken: Vec<(Place, IpNetwork, String)> = Vec::new();
+        let mut taken: Vec<(Place, IpNetwork, Rc<str>)> = Vec::new();
         for wire in &self.draft.wires {
             taken.extend(wire.subnet.as_ref().map(|subnet| (subnet.place, subnet.it.into(), wire.what.clone())));
             taken.extend(wire.subnet6.as_ref().map(|subnet| (subnet.place, subnet.it.into(), wire.what.clone())));
         }
         for hub in &self.draft.hubs {
-            let what = format!("the clients of hub `{}`", hub.name.it);
+            let what = format!("the clients of hub `{}`", hub.name.it).into();
             taken.extend(hub.clients.as_ref().map(|clients| (clients.place, clients.it.prefix, what)));
         }
         taken.sort();
+        let published = self.draft.wires.iter().flat_map(|wire| &wire.publish).filter_map(|publish| publish.address);
+        let firsts = firsts(taken.iter().map(|(_, network, _)| *network).chain(published.map(IpNetwork::from)));
         for (i, (place, network, what)) in taken.iter().enumerate() {
-            if let Some((before, other, owner)) = taken[..i].iter().find(|(_, other, _)| overlap(*network, *other)) {
+            let first = firsts[network];
+            if first < i {
+                let (before, other, owner) = &taken[first];
                 let how = match network == other {
                     true => "is already taken by".to_owned(),
                     false => format!("overlaps {other} of"),
@@ -41,7 +46,7 @@ impl<'d> Check<'d> {
         for wire in &self.draft.wires {
             for publish in &wire.publish {
                 let Some(address) = publish.address else { continue };
-                if let Some((_, network, owner)) = taken.iter().find(|(_, network, _)| network.contains(address)) {
+                if let Some((_, network, owner)) = taken.get(firsts[&address.into()]) {
                     let message = format!(
                         "{}: {address} is no address of the host's own but one of {network}, {owner}",
                         wire.what
@@ -62,17 +67,16 @@ impl<'d> Check<'d> {
         }
         let name = &wire.name.as_ref()?.it;
         Some(ends.map(|space| {
-            let is_first =
-                self.is_leaf(space) && self.first_hub(space).is_some_and(|(first, _)| std::ptr::eq(first, wire));
+            let is_first = self.first_hubs.get(space).is_some_and(|(first, _)| std::ptr::eq(*first, wire));
             if is_first { Device::eth0() } else { Device::for_wire(name) }
         }))
     }
 
     /// No namespace has two devices of one name.
     pub(super) fn devices(&self) {
-        let mut taken: BTreeMap<(&str, Device), (String, Place)> = BTreeMap::new();
+        let mut taken: HashMap<(&str, Device), (&str, Place)> = HashMap::new();
         let uplinks: BTreeSet<_> = self.draft.host.uplinks.iter().map(|uplink| &uplink.it).collect();
-        let mut names = BTreeSet::new();
+        let mut names = HashSet::new();
         for (wire, ends) in self.wires().filter(|(wire, _)| !wire.ifname_torn) {
             // A name given twice was told; that two devices are alike then is no second mistake.
             if wire.name.as_ref().is_some_and(|name| !names.insert(&name.it)) {
@@ -91,7 +95,7 @@ impl<'d> Check<'d> {
                     self.page.fault(place, message, hint);
                 } else if let Some((owner, before)) = taken.get(&(space, device.clone())) {
                     let message = format!(
-                        "{}: `{space}` has a device `{device}` already, {owner} ({})",
+                        "{}: `{space}` has a device `{device}` already, of {owner} ({})",
                         wire.what,
                         line(*before)
                     );
@@ -100,7 +104,7 @@ impl<'d> Check<'d> {
                         break;
                     }
                 } else {
-                    taken.insert((space, device), (format!("of {}", wire.what), place));
+                    taken.insert((space, device), (&wire.what, place));
                 }
             }
         }
@@ -108,15 +112,36 @@ impl<'d> Check<'d> {
             let Some(clients) = &hub.clients else { continue };
             if let Some((owner, before)) = taken.get(&(hub.name.it.as_str(), clients.it.device.clone())) {
                 let device = &clients.it.device;
-                let message =
-                    format!("hub `{}`: it has a device `{device}` already, {owner} ({})", hub.name.it, line(*before));
+                let message = format!(
+                    "hub `{}`: it has a device `{device}` already, of {owner} ({})",
+                    hub.name.it,
+                    line(*before)
+                );
                 self.page.fault(clients.place, message, "give the tunnel another device");
             }
         }
     }
 }
 
-/// Whether two networks have an address in common; of prefixes, one then holds the other.
-fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
-    a.contains(b.network()) || b.contains(a.network())
+/// Of each network, the first in the order given that has an address in common with it, itself at the latest. Of two such
+/// networks one holds the other, so that in the order of their addresses a network stands behind all that hold it.
+fn firsts(networks: impl Iterator<Item = IpNetwork>) -> BTreeMap<IpNetwork, usize> {
+    let mut written = BTreeMap::new();
+    for (i, network) in networks.enumerate() {
+        written.entry(network).or_insert(i);
+    }
+    let mut firsts = written.clone();
+    let mut holders: Vec<(IpNetwork, usize)> = Vec::new();
+    for (network, i) in written {
+        while holders.pop_if(|(holder, _)| !holder.contains(network.network())).is_some() {}
+        let mut found = |network: IpNetwork, i: usize| {
+            firsts.entry(network).and_modify(|first| *first = i.min(*first));
+        };
+        for (holder, j) in &holders {
+            found(network, *j);
+            found(*holder, i);
+        }
+        holders.push((network, i));
+    }
+    firsts
 }

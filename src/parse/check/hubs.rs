@@ -141,7 +141,7 @@ impl<'d> Check<'d> {
                 continue;
             };
             let wanted = Service { protocol: Protocol::Tcp, ports: vec![(to.port, to.port)], icmp_type: None };
-            let wires: Vec<_> = self.wires_of(name).filter(|(_, far)| far == space).map(|(wire, _)| wire).collect();
+            let wires: Vec<_> = self.wires_between(space, name).collect();
             let flows = |wire: &'d draft::Wire<'d>| {
                 if self.is_first_end(wire, name) { &wire.allow } else { &wire.allow_back }
             };
@@ -177,10 +177,10 @@ impl<'d> Check<'d> {
         if !self.is_leaf(space) {
             let kind = if *space == HOST { "the host" } else { "a hub" };
             tell(format!("`{to}` is {kind}, and a forward ends at a leaf"), "name a leaf of this hub".to_owned());
-        } else if !self.wires_of(hub).any(|(_, far)| far == *space) {
+        } else if self.wires_between(space, hub).next().is_none() {
             let hint = format!("add a wire with `ends = [\"{hub}\", \"{to}\"]`");
             tell(format!("no wire joins hub `{hub}` and `{to}`"), hint);
-        } else if let Some((wire, first)) = self.first_hub(space).filter(|(_, first)| *first != hub) {
+        } else if let Some((wire, first)) = self.first_hubs.get(space).filter(|(_, first)| *first != hub) {
             let message =
                 format!("replies of `{to}` leave by its first hub, `{first}` ({}), not by `{hub}`", line(wire.place));
             tell(message, format!("move the wire between `{hub}` and `{to}` above it, or forward from `{first}`"));

@@ -17,8 +17,8 @@ impl<'d> Check<'d> {
         let wires: Option<Vec<_>> =
             draft.wires.iter().zip(&self.ends).map(|(wire, ends)| self.wire(wire, (*ends)?)).collect();
         let mut nodes = BTreeMap::new();
-        for (name, member) in &self.members {
-            nodes.insert(Name::new(name)?, self.node(Name::new(name)?, member));
+        for member in self.members.values() {
+            nodes.insert(member.name.clone(), self.node(member));
         }
         for node in draft.nodes.iter().filter(|node| node.shares.is_some()) {
             let owner = self.spaces.get(node.name.it.as_str()).copied().flatten()?;
@@ -83,12 +83,13 @@ impl<'d> Check<'d> {
         })
     }
 
-    pub(super) fn node(&self, name: Name, member: &Member) -> Node {
+    pub(super) fn node(&self, member: &Member) -> Node {
+        let name = member.name;
         let table = self.tables.get(name.as_str()).copied();
         let own = table.filter(|table| table.shares.is_none());
         let shares = table.and_then(|table| table.shares.as_ref());
         Node {
-            home: self.home(&name),
+            home: self.home(name),
             module: member.module.clone(),
             network_none: table.is_some_and(|table| table.network_none.is_some()),
             owned: table.is_some_and(|table| table.owned.is_some()),
@@ -97,7 +98,7 @@ impl<'d> Check<'d> {
             egress: own.map(|table| table.egress.clone()).unwrap_or_default(),
             snat: table.and_then(|table| Some(table.snat.as_ref()?.it)),
             place: table.map_or(member.place, |table| table.name.place),
-            name,
+            name: name.clone(),
         }
     }
 

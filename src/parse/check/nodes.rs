@@ -146,11 +146,13 @@ impl<'d> Check<'d> {
         if !self.ends_whole {
             return;
         }
-        for &node in self.members.keys().filter(|node| self.is_leaf(node)) {
+        let leaves = self.members.keys().copied().filter(|node| self.is_leaf(node));
+        let zones_of: BTreeMap<_, _> = leaves.filter_map(|leaf| Some((leaf, self.zones_of(leaf)?))).collect();
+        for (node, zones) in &zones_of {
             let table = self.tables.get(node);
-            let (Some(zones), false) = (self.zones_of(node), table.is_some_and(|table| table.zones_torn)) else {
+            if table.is_some_and(|table| table.zones_torn) {
                 continue;
-            };
+            }
             let write = format!("write `zones = {}` below [node.{node}]", list(zones.keys().copied()));
             match table.and_then(|table| table.zones.as_ref().filter(|_| table.shares.is_none())) {
                 Some(said) => {
@@ -181,7 +183,7 @@ impl<'d> Check<'d> {
             let Some([a, b]) = ends.filter(|ends| ends.iter().all(|end| self.is_leaf(end))) else {
                 continue;
             };
-            let (Some(first), Some(second)) = (self.zones_of(a), self.zones_of(b)) else {
+            let (Some(first), Some(second)) = (zones_of.get(a), zones_of.get(b)) else {
                 continue;
             };
             if !first.is_empty() && !second.is_empty() && !first.keys().any(|zone| second.contains_key(zone)) {

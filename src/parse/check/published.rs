@@ -1,5 +1,7 @@
 //! No port of the host is handed to two, and none without an uplink to come in by.
 
+use std::rc::Rc;
+
 use crate::topology::{HOST, Place, Policy, Protocol, Publish, Service, Whom};
 
 use super::super::draft;
@@ -92,7 +94,7 @@ impl<'d> Check<'d> {
 /// A port of the host that is handed on, written or needed by a hub that `wire` runs.
 struct Publication<'d> {
     place: Place,
-    what: String,
+    what: Rc<str>,
     service: Service,
     from: Option<Whom>,
     far: &'d str,
@@ -125,7 +127,7 @@ impl Publication<'_> {
 
 /// What a hub's own tables publish on its host wire.
 fn derived<'d>(hub: &'d draft::Hub<'d>) -> Vec<Publication<'d>> {
-    let what = format!("hub `{}`", hub.name.it);
+    let what: Rc<str> = format!("hub `{}`", hub.name.it).into();
     let publication = |place, protocol, port, from| Publication {
         place,
         what: what.clone(),
@@ -144,7 +146,7 @@ fn derived<'d>(hub: &'d draft::Hub<'d>) -> Vec<Publication<'d>> {
     }
     all.extend(hub.forwards.iter().map(|draft| Publication {
         service: draft.forward.port.clone(),
-        what: format!("forward `{}`", draft.forward.port),
+        what: format!("forward `{}`", draft.forward.port).into(),
         ..publication(draft.port, draft.forward.port.protocol, 0, draft.forward.from.clone())
     }));
     all

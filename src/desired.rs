@@ -98,12 +98,13 @@ fn address(ip: IpAddr, prefix: u8) -> IpNetwork {
     IpNetwork::new(ip, prefix).unwrap_or(IpNetwork::from(ip))
 }
 
-/// Where routes lead: asked for every end, so gathered once.
+/// Where routes lead: asked for every end, so worked out once.
 pub struct Ways<'a> {
     topology: &'a Topology,
-    wires: BTreeMap<&'a Name, Vec<(&'a Wire, usize)>>,
-    /// The namespaces that open connections to the outside or answer some from there.
-    going_out: BTreeSet<&'a Name>,
+    /// By node, the wire that its default route leads over.
+    out: BTreeMap<&'a Name, &'a Wire>,
+    /// By leaf and hub, the first wire between the two.
+    to_hub: BTreeMap<(&'a Name, &'a Name), &'a Wire>,
 }
 
 impl<'a> Ways<'a> {
@@ -111,58 +112,63 @@ impl<'a> Ways<'a> {
         // A sharer's egress and forwards are those of the namespace it lives in.
         let egress = topology.nodes.values().filter(|node| !node.egress.is_empty()).map(|node| &node.name);
         let forwarded = topology.hubs.values().flat_map(|hub| &hub.forwards).map(|forward| &forward.to.node);
-        let going_out = egress.chain(forwarded).map(|node| topology.namespace_of(node)).collect();
-        Ways { topology, wires: topology.wires_by_node(), going_out }
-    }
-
-    fn wires_of(&self, node: &Name) -> &[(&'a Wire, usize)] {
-        self.wires.get(node).map(Vec::as_slice).unwrap_or_default()
-    }
-
-    /// The wire of a node that its default route leads over, if replies or egress need one.
-    pub fn out(&self, node: &Name) -> Option<&'a Wire> {
-        if node.is_host() {
-            return None;
+        let going_out: BTreeSet<&Name> = egress.chain(forwarded).map(|node| topology.namespace_of(node)).collect();
+        let mut ways = Ways { topology, out: BTreeMap::new(), to_hub: BTreeMap::new() };
+        for (node, wires) in topology.wires_by_node() {
+            if let Some(wire) = out(topology, node, &wires, going_out.contains(node)) {
+                ways.out.insert(node, wire);
+            }
+            for (wire, side) in wires.into_iter().filter(|_| topology.is_leaf(node.as_str())) {
+                ways.to_hub.entry((node, &wire.far(side).node)).or_insert(wire);
+            }
         }
-        let hub = |name: &Name| self.topology.hubs.contains_key(name);
-        let wires = self.wires_of(node).iter();
-        let mut to_host = wires.clone().filter(|(wire, side)| wire.far(*side).node.is_host()).map(|(wire, _)| *wire);
-        let publishing = to_host.clone().find(|wire| !wire.publish.is_empty());
-        if publishing.is_some() || hub(node) {
-            return publishing.or_else(|| to_host.next());
-        }
-        let mut to_hub = wires.filter(|(wire, side)| hub(&wire.far(*side).node)).map(|(wire, _)| *wire);
-        self.going_out.contains(node).then(|| to_hub.next().or_else(|| to_host.next()))?
+        ways
     }
 
-    /// The routes over an end: its own subnet, a default route where it is the node's way out, and the way back to the clients of a hub.
+    /// The routes over an end: its own subnet, a default route where it is the node's way out, and the way back to the clients
+    /// of a hub.
     fn routes(&self, wire: &Wire, side: usize) -> BTreeSet<Route> {
-        let node = &wire.ends[side].node;
-        let far = wire.far(side);
-        let gateways = [Some(IpAddr::from(far.address)), far.address6.map(IpAddr::from)];
-        let own = IpAddr::from(wire.ends[side].address);
+        let (end, far) = (&wire.ends[side], wire.far(side));
+        let own = IpAddr::from(end.address);
         let mut routes = BTreeSet::from([Route { to: wire.subnet.into(), via: None, from: Some(own) }]);
         routes.extend(wire.subnet6.map(|subnet| Route { to: subnet.into(), via: None, from: None }));
-        for via in gateways.into_iter().flatten() {
-            if self.out(node).is_some_and(|out| out.name == wire.name) {
+        let is = |known: Option<&&Wire>| known.is_some_and(|known| known.name == wire.name);
+        let clients = self.topology.hubs.get(&far.node).and_then(|hub| hub.clients.as_ref());
+        let clients = clients.filter(|_| is(self.to_hub.get(&(&end.node, &far.node))));
+        for via in [Some(IpAddr::from(far.address)), far.address6.map(IpAddr::from)].into_iter().flatten() {
+            if is(self.out.get(&end.node)) {
                 let everywhere: IpAddr = match via {
                     IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                     IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
                 };
                 routes.insert(Route { to: address(everywhere, 0), via: Some(via), from: None });
             }
-            let clients = self.topology.hubs.get(&far.node).and_then(|hub| hub.clients.as_ref());
-            let first = || self.wires_of(node).iter().find(|(other, own)| other.far(*own).node == far.node);
-            if let Some(clients) = clients
-                && self.topology.is_leaf(node.as_str())
-                && clients.prefix.is_ipv4() == via.is_ipv4()
-                && first().is_some_and(|(other, _)| other.name == wire.name)
-            {
+            if let Some(clients) = clients.filter(|clients| clients.prefix.is_ipv4() == via.is_ipv4()) {
                 routes.insert(Route { to: clients.prefix, via: Some(via), from: None });
             }
         }
         routes
     }
+}
+
+/// The wire of a node that its default route leads over, if replies or egress need one.
+fn out<'a>(topology: &Topology, node: &Name, wires: &[(&'a Wire, usize)], goes_out: bool) -> Option<&'a Wire> {
+    let hub = |name: &Name| topology.hubs.contains_key(name);
+    let towards = |wanted: &dyn Fn(&Name) -> bool| {
+        let found: Vec<&'a Wire> =
+            wires.iter().filter(|(wire, side)| wanted(&wire.far(*side).node)).map(|(wire, _)| *wire).collect();
+        found
+    };
+    if node.is_host() {
+        return None;
+    }
+    let to_host = towards(&Name::is_host);
+    let publishing = to_host.iter().copied().find(|wire| !wire.publish.is_empty());
+    if publishing.is_some() || hub(node) {
+        return publishing.or(to_host.first().copied());
+    }
+    let to_hub = towards(&hub);
+    to_hub.first().or(to_host.first()).copied().filter(|_| goes_out)
 }
 
 /// The settings of a whole namespace that would undo those of an end: a redirect is taken or 127.0.0.0/8 routed where either

@@ -124,9 +124,8 @@ impl Kernel {
             let write = || {
                 let conf = sysctls.conf(setting.is_ipv6())?;
                 conf.write("all", setting, value)?;
-                for device in
-                    conf.with(setting, value).iter().filter(|device| back && *device != "all" && along(device))
-                {
+                let through = if back { conf.with(setting, value) } else { Vec::new() };
+                for device in through.iter().filter(|device| *device != "all" && along(device)) {
                     conf.write(device, setting, 0)?;
                 }
                 Ok::<(), std::io::Error>(())

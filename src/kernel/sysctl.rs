@@ -29,7 +29,8 @@ pub struct Conf(OwnedFd);
 impl Sysctls {
     /// Those of the namespace that the calling thread is in. ENOENT: the kernel does not have the family.
     pub fn conf(&mut self, ipv6: bool) -> Result<Conf, Errno> {
-        if !self.refused && self.asked.is_multiple_of(NAMESPACES) {
+        // The first few are cheaper to find in `/proc` than a procfs is to make and to take down.
+        if !self.refused && self.asked >= NAMESPACES && self.asked.is_multiple_of(NAMESPACES) {
             self.own = sys::procfs().ok();
             self.refused = self.own.is_none();
         }

@@ -44,6 +44,7 @@ pub fn change(
                 let error = error.unwrap_or_else(|| format!("it was done and is not so: {}", left.reason));
                 report.failed.push((left, error));
             }
+            kernel.leave_open();
             return Ok((report, seen));
         }
         let plan = Plan { changes, ..Plan::default() };
@@ -77,5 +78,7 @@ fn observe(kernel: &mut Kernel, topology: &Topology, scope: &Scope) -> Result<St
 pub fn look(topology: &Topology, scope: &Scope) -> Result<State, Error> {
     kernel::may("look into other network namespaces", &[kernel::ENTER])?;
     let mut kernel = Kernel::open(RunDirectory::look()?)?;
-    observe(&mut kernel, topology, scope)
+    let seen = observe(&mut kernel, topology, scope);
+    kernel.leave_open();
+    seen
 }

@@ -230,15 +230,28 @@ impl Kernel {
         }
     }
 
+    /// Leaves all descriptors to the end of the process, which is near: a thousand namespaces are let go of at once then, and
+    /// nobody waits.
+    pub fn leave_open(self) {
+        std::mem::forget(self);
+    }
+
     /// Looks for every node again: one that came back in another namespace is let go of, so that the next look opens that.
     pub fn find_again(&mut self, topology: &Topology) -> Result<(), Error> {
         self.podman.refresh();
         let nodes: Vec<Name> = self.open.keys().filter(|name| topology.nodes.contains_key(*name)).cloned().collect();
         for name in nodes {
-            let found = self.find_one(topology.nodes.get(&name).map(|node| &node.home));
-            // Two descriptors that are both open tell for certain whether they are of one namespace.
-            let same = |netns: &Netns| netns.key().ok() == self.open[&name].netns.key().ok();
-            if !matches!(&found, Ok(Ok(netns)) if same(netns)) {
+            let home = topology.nodes.get(&name).map(|node| &node.home);
+            let held = &self.open[&name].netns;
+            let same = match home {
+                Some(Home::Netns(netns)) => held.is_named(netns.as_str()),
+                // Two descriptors that are both open tell for certain whether they are of one namespace.
+                home => {
+                    let key = held.key()?;
+                    matches!(self.find_one(home), Ok(Ok(netns)) if netns.key().ok() == Some(key))
+                }
+            };
+            if !same {
                 self.open.remove(&name);
             }
         }

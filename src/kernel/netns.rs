@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::{Mode, fstat, stat};
 use nix::sys::statfs::{FsType, fstatfs};
 
 use crate::error::{Context, Error};
@@ -52,6 +52,12 @@ impl Netns {
     pub fn key(&self) -> Result<(u64, u64), Error> {
         let stat = fstat(&self.0).context("cannot tell a network namespace from another")?;
         Ok((stat.st_dev, stat.st_ino))
+    }
+
+    /// Whether a name still leads to this namespace.
+    pub fn is_named(&self, name: &str) -> bool {
+        let path = Path::new("/run/netns").join(name);
+        stat(&path).is_ok_and(|stat| self.key().ok() == Some((stat.st_dev, stat.st_ino)))
     }
 
     /// Does something in this namespace and comes home.

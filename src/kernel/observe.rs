@@ -55,39 +55,58 @@ impl Kernel {
 
     /// Which ends belong together: each is the other's far end, in the other's namespace.
     fn pair(&self, fars: &Fars, state: &mut State) {
-        let mut numbers: HashMap<(&Name, &Name), Option<i32>> = HashMap::new();
+        let many = |name: &Name| self.open.get(name).map_or(0, |open| open.ends.len());
+        // By namespace that is asked and namespace that is asked about, the ends to be told and the number they must have.
+        let mut questions: BTreeMap<&Name, Vec<(&Name, &Far, Option<i32>)>> = BTreeMap::new();
         for ends in fars.values() {
             let [(a, here), (b, there)] = &ends[..] else { continue };
-            if here.far_index != there.index || there.far_index != here.index {
-                continue;
+            if here.far_index == there.index && there.far_index == here.index {
+                // Asked where more wires end: many questions are one exchange there.
+                let (asked, about, far) = if many(a) >= many(b) { (a, b, here) } else { (b, a, there) };
+                questions.entry(asked).or_default().push((about, far, far.far_namespace));
             }
-            // Asked where fewer wires end: the kernel searches its list of numbers one by one.
-            let fewer = |name: &Name| self.open.get(name).map_or(usize::MAX, |open| open.ends.len());
-            let (from, to, number) =
-                if fewer(a) <= fewer(b) { (a, b, here.far_namespace) } else { (b, a, there.far_namespace) };
-            let known = *numbers.entry((from, to)).or_insert_with(|| self.number_of(from, to));
-            if number.is_none() || number != known {
-                continue;
-            }
-            for (node, far, wire) in [(a, b, &here.wire), (b, a, &there.wire)] {
-                let end = state.namespaces.get_mut(node).and_then(|namespace| namespace.ends.get_mut(wire));
-                if let Some(end) = end {
-                    end.far = Some(far.clone());
+        }
+        for (asked, questions) in questions {
+            let numbers = self.numbers(asked, questions.iter().map(|(about, ..)| *about));
+            for ((about, far, number), known) in questions.into_iter().zip(numbers) {
+                if number.is_none() || number != known {
+                    continue;
+                }
+                for (node, other) in [(asked, about), (about, asked)] {
+                    let namespace = state.namespaces.get_mut(node);
+                    if let Some(end) = namespace.and_then(|namespace| namespace.ends.get_mut(&far.wire)) {
+                        end.far = Some(other.clone());
+                    }
                 }
             }
         }
     }
 
-    /// The number that the namespace of `to` has in that of `from`.
-    fn number_of(&self, from: &Name, to: &Name) -> Option<i32> {
-        let (from, to) = (self.open.get(from)?, self.open.get(to)?);
+    /// The numbers that other namespaces have in that of `asked`.
+    fn numbers<'a>(&self, asked: &Name, others: impl Iterator<Item = &'a Name>) -> Vec<Option<i32>> {
+        let Some(socket) = self.open.get(asked).map(|open| &open.socket) else { return Vec::new() };
+        let mut numbers = Vec::new();
         let mut batch = Batch::default();
-        batch.push(0, &link::number_of(to.netns.as_fd().as_raw_fd()));
-        let mut number = None;
-        from.socket.exchange(&mut batch, |answer| number = number.or(link::number(answer)));
-        number
+        let ask = |batch: &mut Batch, numbers: &mut Vec<Option<i32>>| {
+            socket.exchange(batch, |tag, answer| numbers[tag] = link::number(answer));
+        };
+        for (tag, other) in others.enumerate() {
+            numbers.push(None);
+            if let Some(other) = self.open.get(other) {
+                batch.push(tag, &link::number_of(other.netns.as_fd().as_raw_fd()));
+            }
+            // Not more at once than their answers find room for (`net.core.rmem_default`).
+            if tag % NUMBERS == NUMBERS - 1 {
+                ask(&mut batch, &mut numbers);
+            }
+        }
+        ask(&mut batch, &mut numbers);
+        numbers
     }
 }
+
+/// How many numbers are asked for at once: an answer takes some 800 bytes of the receive buffer's 208 KiB.
+const NUMBERS: usize = 128;
 
 /// What tells a device as an end of a wire of the file.
 struct MarkTable<'a> {

@@ -111,8 +111,8 @@ impl Socket {
     /// A socket of the namespace that the calling thread is in, for good.
     pub fn open() -> Result<Socket, Error> {
         let open = || -> std::io::Result<netlink_sys::Socket> {
-            let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
-            socket.bind_auto()?;
+            // It is bound by its first message, and listens to no group.
+            let socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
             // Filters of dump requests are ignored without it.
@@ -125,11 +125,11 @@ impl Socket {
     /// Sends what is in the batch and empties it. Returns the refusals with their tags; where nothing was sent or the answers
     /// were lost, every tag has one.
     pub fn send(&self, batch: &mut Batch) -> Vec<(usize, Refusal)> {
-        self.exchange(batch, |_| {})
+        self.exchange(batch, |_, _| {})
     }
 
     /// Like `send`, for requests that are answered.
-    pub fn exchange(&self, batch: &mut Batch, mut answer: impl FnMut(Answer)) -> Vec<(usize, Refusal)> {
+    pub fn exchange(&self, batch: &mut Batch, mut answer: impl FnMut(usize, Answer)) -> Vec<(usize, Refusal)> {
         let batch = std::mem::take(batch);
         if batch.is_empty() {
             return Vec::new();
@@ -147,13 +147,11 @@ impl Socket {
                 Err(error) => return lost(refusal(&error)),
             }
             for (header, payload) in messages(&buffer) {
-                if header.message_type == NLMSG_ERROR {
-                    let tag = batch.tags.get((header.sequence_number as usize).wrapping_sub(1));
-                    if let (Some(refusal), Some(tag)) = (error_of(&header, payload), tag) {
-                        refused.push((*tag, refusal));
-                    }
-                } else {
-                    answer((header.message_type, payload));
+                let Some(&tag) = batch.tags.get((header.sequence_number as usize).wrapping_sub(1)) else { continue };
+                if header.message_type != NLMSG_ERROR {
+                    answer(tag, (header.message_type, payload));
+                } else if let Some(refusal) = error_of(&header, payload) {
+                    refused.push((tag, refusal));
                 }
             }
         }

@@ -6,7 +6,7 @@ use crate::desired;
 use crate::error::Error;
 use crate::kernel::run::RunDirectory;
 use crate::kernel::{self, Kernel, Where};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Change, Plan};
 use crate::report::Report;
 use crate::state::State;
 use crate::target::Scope;
@@ -28,22 +28,18 @@ pub fn change(
     let _lock = run.lock(|| voice.say("waiting for another run of wire to end"))?;
     let mut kernel = Kernel::open(Some(run))?;
     let mut report = Report::default();
-    let mut refused: Vec<(plan::Change, String)> = Vec::new();
+    let mut refused: Vec<(Change, String)> = Vec::new();
     for round in 0.. {
         let seen = observe(&mut kernel, topology, scope)?;
         let Plan { changes, waiting, findings } = plan::diff(&want(&seen), &seen);
         if changes.is_empty() || round == ROUNDS {
-            report.waiting = waiting;
-            report.findings = findings;
-            for left in changes {
-                report
-                    .done
-                    .retain(|done| (&done.node, &done.wire, &done.action) != (&left.node, &left.wire, &left.action));
-                let same = |(change, _): &&(plan::Change, String)| change.wire == left.wire && change.node == left.node;
-                let error = refused.iter().find(same).map(|(_, error)| error.clone());
-                let error = error.unwrap_or_else(|| format!("it was done and is not so: {}", left.reason));
-                report.failed.push((left, error));
-            }
+            let left: BTreeSet<Option<Name>> = changes.iter().map(|change| change.wire.clone()).collect();
+            let failed = |done: &Change| refused.iter().any(|(change, _)| change.is_same(done));
+            report
+                .done
+                .retain(|done| !left.contains(&done.wire) || !failed(done) && !changes.iter().any(|c| c.is_same(done)));
+            report.failed = changes.into_iter().map(|change| with_error(change, &refused)).collect();
+            (report.waiting, report.findings) = (waiting, findings);
             kernel.leave_open();
             return Ok((report, seen));
         }
@@ -51,11 +47,23 @@ pub fn change(
         let mut progress = Progress::of(voice);
         let refusals = kernel.apply(&plan, &mut |done, total| progress.show(done, total))?;
         progress.end();
-        refused = refusals.into_iter().map(|refused| (plan.changes[refused.change].clone(), refused.error)).collect();
+        refused.extend(refusals.into_iter().map(|refused| (plan.changes[refused.change].clone(), refused.error)));
+        let again = std::mem::take(&mut report.done);
+        report.done =
+            again.into_iter().filter(|done| round == 0 || !plan.changes.iter().any(|c| c.is_same(done))).collect();
         report.done.extend(plan.changes);
         kernel.find_again(topology)?;
     }
     Ok((report, State::default()))
+}
+
+/// What was said last when it was tried, or when something else was with the same wire.
+fn with_error(change: Change, refused: &[(Change, String)]) -> (Change, String) {
+    let same = refused.iter().rev().find(|(other, _)| other.is_same(&change));
+    let near = || refused.iter().rev().find(|(other, _)| (&other.wire, &other.node) == (&change.wire, &change.node));
+    let error = same.or_else(near).map(|(_, error)| error.clone());
+    let error = error.unwrap_or_else(|| format!("it was done and is not so: {}", change.reason));
+    (change, error)
 }
 
 /// Which namespaces a scope needs to see.
@@ -71,7 +79,7 @@ fn observe(kernel: &mut Kernel, topology: &Topology, scope: &Scope) -> Result<St
     } else {
         kernel.observe(topology, &Where::Nodes(&nodes_of(topology, scope)))?
     };
-    Ok(desired::narrow(&seen, scope))
+    Ok(desired::narrow(seen, scope))
 }
 
 /// For commands that only look: the lock is somebody else's to take, and nothing is made for it.

@@ -45,10 +45,12 @@ pub fn down(seen: &State) -> State {
 }
 
 /// What was seen, less what is out of scope.
-pub fn narrow(seen: &State, scope: &Scope) -> State {
-    let mut state = seen.clone();
-    for (name, namespace) in &mut state.namespaces {
-        let here = scope.everything || scope.nodes.contains(name);
+pub fn narrow(mut seen: State, scope: &Scope) -> State {
+    if scope.everything {
+        return seen;
+    }
+    for (name, namespace) in &mut seen.namespaces {
+        let here = scope.nodes.contains(name);
         // A wire that only the kernel knows is struck from the file: it goes with the node that the scope names.
         let meant = |wire: &Name| here || scope.wires.contains(wire);
         let before = namespace.ends.len();
@@ -62,7 +64,7 @@ pub fn narrow(seen: &State, scope: &Scope) -> State {
             namespace.remembered.clear();
         }
     }
-    state
+    seen
 }
 
 /// One end as the file says.

@@ -146,6 +146,11 @@ impl Action {
 }
 
 impl Change {
+    /// Whether it does the same, for whatever reason.
+    pub fn is_same(&self, other: &Change) -> bool {
+        (&self.node, &self.wire, &self.action) == (&other.node, &other.wire, &other.action)
+    }
+
     /// What is changed, in the user's names: the wire, and what of it.
     pub fn subject(&self) -> String {
         let wire = self.wire.as_ref().map(Name::as_str).unwrap_or_default();

@@ -248,7 +248,7 @@ fn a_scope_takes_what_ends_there_and_no_more() {
     for (targets, expected) in cases {
         let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
         let scope = Scope::of(&topology, &targets).unwrap();
-        let narrowed = narrow(&state, &scope);
+        let narrowed = narrow(state.clone(), &scope);
         let left = ["edge", "a", "b"].map(|node| {
             let here = &narrowed.namespaces[node];
             let strays = here.strays.iter().map(|_| "+");

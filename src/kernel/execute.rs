@@ -1,7 +1,7 @@
 //! A plan becomes requests, in its order: removals, settings of namespaces, names, births, and then each namespace's rest in one
 //! batch. A refusal is remembered with its change and keeps nothing else from being done, but for what rests on it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
@@ -256,6 +256,10 @@ impl Kernel {
                 }
             }
         }
+        // An end that could not be set as it must be stays down.
+        let unset = |i: &&usize| matches!(work.changes[**i].action, Action::Set(..)) && work.refused.contains_key(i);
+        let barred: BTreeSet<Name> =
+            changes.iter().filter(unset).filter_map(|i| work.changes[*i].wire.clone()).collect();
         let mut batch = Batch::default();
         for &i in changes {
             let Change { wire: Some(wire), action, .. } = &work.changes[i] else { continue };
@@ -280,6 +284,10 @@ impl Kernel {
                 Action::Arp => ("switch ARP on", link::arp_on(index)),
                 Action::AddAddress(address) => ("add the address", link::add_address(index, address)),
                 Action::RemoveAddress(address) => ("remove the address", link::remove_address(index, address)),
+                Action::Up if barred.contains(wire) => {
+                    work.fail(i, format!("wire `{wire}` in {node}: it stays down until its settings are right"));
+                    continue;
+                }
                 Action::Up => ("raise it", link::raise(index)),
                 Action::AddRoute(route) => ("add the route", link::add_route(index, route, true)),
                 Action::RemoveRoute(route) => ("remove the route", link::remove_route(index, route)),

@@ -1,0 +1,276 @@
+//! What has to change for one state to become another, wire by wire and end by end, each change with its reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnetwork::IpNetwork;
+
+use super::strangers::foreign_route;
+use super::{Action, Change, Finding, Plan, Waiting};
+use crate::state::{End, Foreign, Marks, Namespace, Route, Setting, State};
+use crate::topology::Name;
+
+/// What has to change for `seen` to become `wanted`.
+pub fn diff(wanted: &State, seen: &State) -> Plan {
+    let mut plan = Plan::default();
+    for (name, namespace) in &seen.namespaces {
+        let empty = Namespace::default();
+        let wanted = wanted.namespaces.get(name).unwrap_or(&empty);
+        for device in namespace.strays.iter().filter(|device| !wanted.strays.contains(device)) {
+            plan.change(
+                name,
+                None,
+                Action::Remove { device: device.clone() },
+                "it carries wire's mark and is no wire's end",
+            );
+        }
+        for (&setting, &value) in &wanted.settings {
+            if let Some(&now) = namespace.settings.get(&setting).filter(|now| **now != value) {
+                let reason = match namespace.remembered.get(&setting) {
+                    Some(&before) if before == value => format!("as it was before wire set it to {now}"),
+                    _ => format!("it is {now}, which would undo what the wires' own devices are set to"),
+                };
+                plan.change(name, None, Action::SetAll(setting, value), reason);
+                // Switching forwarding switches the taking of redirects the other way (inet_forward_change, net/ipv4/devinet.c).
+                let redirects = namespace.settings.get(&Setting::AcceptRedirects);
+                if let Some(&redirects) = redirects.filter(|_| setting == Setting::Forwarding)
+                    && wanted.settings.get(&Setting::AcceptRedirects).is_none_or(|wanted| *wanted == redirects)
+                {
+                    let set = Action::SetAll(Setting::AcceptRedirects, redirects);
+                    plan.change(name, None, set, "the kernel changes it with forwarding");
+                }
+            }
+        }
+    }
+    let (wanted_ends, seen_ends) = (by_wire(wanted), by_wire(seen));
+    let wires: BTreeSet<&Name> = wanted_ends.keys().chain(seen_ends.keys()).copied().collect();
+    for wire in wires {
+        let nothing = BTreeMap::new();
+        let here = wanted_ends.get(wire).unwrap_or(&nothing);
+        let there = seen_ends.get(wire).unwrap_or(&nothing);
+        plan.wire(wire, here, there, seen);
+    }
+    plan.give_way(wanted, seen);
+    plan.untangle(seen);
+    plan.changes.sort_by_key(|change| change.action.rank());
+    plan
+}
+
+type Ends<'a> = BTreeMap<&'a Name, &'a End>;
+
+/// The ends of each wire, by node.
+fn by_wire(state: &State) -> BTreeMap<&Name, Ends<'_>> {
+    let mut wires: BTreeMap<&Name, Ends> = BTreeMap::new();
+    for (node, namespace) in &state.namespaces {
+        for (wire, end) in &namespace.ends {
+            wires.entry(wire).or_default().insert(node, end);
+        }
+    }
+    wires
+}
+
+impl Plan {
+    fn change(&mut self, node: &Name, wire: Option<&Name>, action: Action, reason: impl Into<String>) {
+        self.changes.push(Change { node: node.clone(), wire: wire.cloned(), action, reason: reason.into() });
+    }
+
+    fn wire(&mut self, name: &Name, wanted: &Ends, seen: &Ends, all_seen: &State) {
+        if wanted.len() < 2 {
+            self.remove(name, seen, "it is not to be there");
+            return;
+        }
+        let stopped = || wanted.keys().filter(|node| !all_seen.namespaces.contains_key(**node));
+        for node in stopped() {
+            if let Some(reason) = all_seen.refused.get(*node) {
+                self.findings.push(Finding {
+                    node: (*node).clone(),
+                    wire: Some(name.clone()),
+                    kind: "refused",
+                    message: format!("{node}: {reason}"),
+                    hint: format!("wire `{name}` is left as it is until that is put right"),
+                    blocks: true,
+                });
+            } else {
+                let reason = all_seen.waiting.get(*node).cloned().unwrap_or_else(|| "does not run".to_owned());
+                self.waiting.push(Waiting { wire: name.clone(), node: (*node).clone(), reason });
+            }
+        }
+        if stopped().next().is_some() {
+            // What is left of it must not keep a route that another wire is to have now.
+            for (node, end) in seen {
+                let asked = |route: &&Route| wanted.get(node).is_some_and(|end| end.routes.contains(route));
+                let beyond = end.routes.iter().filter(|route| route.via.is_some());
+                for route in beyond.filter(|route| !asked(route)) {
+                    self.change(node, Some(name), Action::RemoveRoute(*route), "the file does not want it any more");
+                }
+            }
+            return;
+        }
+        let before = self.findings.len();
+        for (node, end) in wanted {
+            self.strangers(name, node, end, &all_seen.namespaces[*node]);
+        }
+        let in_the_way = |finding: &Finding| finding.kind == "taken" || finding.kind == "overlap";
+        let paired = wanted.keys().all(|node| seen.contains_key(*node))
+            && seen.len() == 2
+            && seen
+                .iter()
+                .all(|(node, end)| end.far.as_ref().is_some_and(|far| far != *node && seen.contains_key(far)));
+        if paired {
+            for (node, end) in wanted {
+                self.end(name, node, end, seen[node], &all_seen.namespaces[*node].foreign);
+            }
+            return;
+        }
+        let reason = match seen.iter().next() {
+            None => "there is no such link".to_owned(),
+            Some((node, _)) if seen.len() == 1 => {
+                format!("must be made anew: the end in {node} has no far end where the file says")
+            }
+            Some(_) if wanted.keys().any(|node| !seen.contains_key(*node)) => {
+                "must be made anew: it ends elsewhere now".to_owned()
+            }
+            Some(_) => "must be made anew: its two ends do not belong together".to_owned(),
+        };
+        self.remove(name, seen, &reason);
+        if !self.findings[before..].iter().any(in_the_way) {
+            let ends: Vec<(Name, End)> = (wanted.iter()).map(|(node, end)| ((*node).clone(), (*end).clone())).collect();
+            if let Ok(mut ends) = <[(Name, End); 2]>::try_from(ends) {
+                ends.sort_by_key(|(_, end)| end.addresses.first().copied());
+                let node = ends[0].0.clone();
+                self.change(&node, Some(name), Action::Create(Box::new(ends)), reason);
+            }
+        }
+    }
+
+    /// Each pair once: one end takes the other with it.
+    fn remove(&mut self, wire: &Name, seen: &Ends, reason: &str) {
+        let mut gone: BTreeSet<&Name> = BTreeSet::new();
+        for (node, end) in seen {
+            if gone.contains(*node) {
+                continue;
+            }
+            gone.extend(end.far.as_ref());
+            self.change(node, Some(wire), Action::Remove { device: end.device.clone() }, reason);
+        }
+    }
+
+    /// One end whose pair is right: mended in place.
+    fn end(&mut self, wire: &Name, node: &Name, wanted: &End, seen: &End, foreign: &Foreign) {
+        let mut change = |action, reason: String| self.change(node, Some(wire), action, reason);
+        if wanted.device != seen.device && !foreign.has_device(wanted.device.as_str()) {
+            if seen.altname && wanted.device.as_str() == wire.as_str() {
+                change(Action::Unname, "the device is to be called so itself".to_owned());
+            }
+            let reason = format!("the device is called `{}`", seen.device);
+            change(Action::Rename { from: seen.device.clone(), to: wanted.device.clone() }, reason);
+        }
+        if seen.marks != wanted.marks {
+            let Marks { group, alias, mac } = seen.marks;
+            let right = [(group, "group"), (alias, "alias"), (mac == wanted.marks.mac, "hardware address")];
+            let wrong: Vec<&str> = right.iter().filter(|(right, _)| !right).map(|(_, what)| *what).collect();
+            change(Action::Mark(wanted.marks.mac), format!("not as wire gave it: {}", wrong.join(", ")));
+        }
+        if wanted.altname && !seen.altname && !foreign.has_device(wire.as_str()) {
+            change(Action::Altname, "the device does not go by the wire's name".to_owned());
+        }
+        if seen.enslaved != wanted.enslaved {
+            change(Action::Release, "somebody put the device into a bridge".to_owned());
+        }
+        if seen.arp != wanted.arp {
+            change(Action::Arp, "ARP is off".to_owned());
+        }
+        if seen.mtu != wanted.mtu {
+            change(Action::Mtu(wanted.mtu), format!("it is {}", seen.mtu));
+            // A device too small for IPv6 (RFC 8200: 1280) loses its IPv6 settings, and grows back with the defaults.
+            if seen.mtu < 1280
+                && wanted.mtu >= 1280
+                && seen.settings.get(&Setting::DisableIpv6) == wanted.settings.get(&Setting::DisableIpv6)
+            {
+                let ipv6 = wanted.settings.iter().filter(|(setting, _)| setting.is_ipv6());
+                for (&setting, &value) in ipv6 {
+                    change(Action::Set(setting, value), "a larger MTU brings it back as the default".to_owned());
+                }
+            }
+        }
+        for (&setting, &value) in &wanted.settings {
+            match seen.settings.get(&setting) {
+                Some(&now) if now == value => {}
+                Some(now) => change(Action::Set(setting, value), format!("it is {now}")),
+                None => change(Action::Set(setting, value), "it is not there".to_owned()),
+            }
+        }
+        // Where IPv6 is switched off, its addresses and routes go with it.
+        let stays = |ipv6: bool| !ipv6 || wanted.settings.get(&Setting::DisableIpv6) != Some(&1);
+        for route in seen.routes.difference(&wanted.routes).filter(|route| stays(route.to.is_ipv6())) {
+            change(Action::RemoveRoute(*route), "the file does not want it any more".to_owned());
+        }
+        for address in seen.addresses.difference(&wanted.addresses).filter(|address| stays(address.is_ipv6())) {
+            change(Action::RemoveAddress(*address), "the file does not want it any more".to_owned());
+        }
+        for address in wanted.addresses.difference(&seen.addresses) {
+            change(Action::AddAddress(*address), "it is missing".to_owned());
+        }
+        if !seen.up {
+            change(Action::Up, "it is down".to_owned());
+        }
+        let lost = renumbered(wire, wanted, seen, foreign);
+        for route in &wanted.routes {
+            // The kernel makes the route to a subnet when the address comes, or the device up.
+            let made = |own: &IpNetwork| seen.up && seen.addresses.contains(own) && own.network() == route.to.network();
+            if route.via.is_none() && !wanted.addresses.iter().any(made) {
+                continue;
+            }
+            if !seen.routes.contains(route) {
+                change(Action::AddRoute(*route), "it is missing".to_owned());
+            } else if lost && route.via.is_some() && route.to.is_ipv4() {
+                change(Action::AddRoute(*route), "it goes with the address that is removed".to_owned());
+            }
+        }
+    }
+
+    /// A route takes the place of one to the same destination, whoever made that: what is not wire's stays.
+    fn give_way(&mut self, wanted: &State, seen: &State) {
+        let gone = self.gone();
+        let stays = |node: &Name, wire: &Name, to: &IpNetwork| {
+            let end = |state: &State| state.namespaces.get(node)?.ends.get(wire).cloned();
+            let foreign = &seen.namespaces[node].foreign;
+            let lost = || end(wanted).zip(end(seen)).is_some_and(|(a, b)| renumbered(wire, &a, &b, foreign));
+            !gone.contains(wire) && (to.is_ipv6() || !lost())
+        };
+        let mut findings = Vec::new();
+        let mut may_have = |node: &Name, wire: Option<&Name>, route: &Route| {
+            let Some(Namespace { foreign, .. }) = seen.namespaces.get(node) else { return true };
+            let over = foreign.routes.iter().find(|(on, to)| *to == route.to && stays(node, on, to));
+            if let Some((on, to)) = over {
+                findings.push(Finding { wire: wire.cloned(), blocks: true, ..foreign_route(node, on, to) });
+            }
+            over.is_none() && foreign.networks.iter().all(|(network, _)| *network != route.to)
+        };
+        self.changes.retain_mut(|change| match &mut change.action {
+            Action::AddRoute(route) => may_have(&change.node, change.wire.as_ref(), route),
+            Action::Create(ends) => {
+                for (node, end) in ends.iter_mut() {
+                    end.routes.retain(|route| may_have(node, change.wire.as_ref(), route));
+                }
+                true
+            }
+            _ => true,
+        });
+        self.findings.append(&mut findings);
+    }
+
+    /// The wires whose devices are removed, if only to be made anew.
+    pub(super) fn gone(&self) -> BTreeSet<Name> {
+        let removals = self.changes.iter().filter(|change| matches!(change.action, Action::Remove { .. }));
+        removals.filter_map(|change| change.wire.clone()).collect()
+    }
+}
+
+/// Whether the end of a wire is without any IPv4 address for a moment: its IPv4 routes go with the last (fib_disable_ip,
+/// net/ipv4/fib_frontend.c).
+fn renumbered(wire: &Name, wanted: &End, seen: &End, foreign: &Foreign) -> bool {
+    let ipv4 = || seen.addresses.iter().filter(|address| address.is_ipv4());
+    ipv4().next().is_some()
+        && ipv4().all(|address| !wanted.addresses.contains(address))
+        && !foreign.addresses.iter().any(|(on, address)| on == wire && address.is_ipv4())
+}

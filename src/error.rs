@@ -48,7 +48,12 @@ pub trait Context<T> {
 
 impl<T, E: fmt::Display> Context<T> for Result<T, E> {
     fn context(self, tried: impl fmt::Display) -> Result<T, Error> {
-        self.map_err(|cause| Error::failed(format!("{tried}: {cause}")))
+        self.map_err(|cause| {
+            let cause = cause.to_string();
+            // The number that the standard library adds says nothing that the words do not.
+            let words = cause.rsplit_once(" (os error ").map_or(cause.as_str(), |(words, _)| words);
+            Error::failed(format!("{tried}: {words}"))
+        })
     }
 }
 

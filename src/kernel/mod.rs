@@ -21,6 +21,7 @@ use std::fs;
 use std::os::fd::AsFd;
 
 use caps::{CapSet, Capability};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::netns::Netns;
 use self::podman::{Podman, Standing};
@@ -97,6 +98,7 @@ pub struct Refused {
 impl Kernel {
     /// `run` is where the settings are remembered that `wire` changed; it may not be there when nothing was ever made.
     pub fn open(run: Option<RunDirectory>) -> Result<Kernel, Error> {
+        make_room();
         let remembered = run.as_ref().map_or(Ok(Remembered::new()), RunDirectory::remembered)?;
         Ok(Kernel {
             home: Netns::own()?,
@@ -205,6 +207,10 @@ impl Kernel {
     fn hold(&mut self, found: Vec<(Name, Netns)>) -> Result<(), Error> {
         let home = &self.home;
         for (name, open) in share(found, || (), |(), (name, netns)| (name, Open::new(netns, home))) {
+            let open = open.map_err(|error| match error.message.ends_with("Too many open files") {
+                true => error.hint("more namespaces than `ulimit -n` has room for, at two each: raise it"),
+                false => error,
+            });
             self.open.insert(name, open?);
         }
         Ok(())
@@ -256,6 +262,18 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+}
+
+/// Room for the descriptors of many namespaces: two each, where a login has room for 1024. As far as the system lets us.
+fn make_room() {
+    const ENOUGH: u64 = 65_536;
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < ENOUGH
+        && setrlimit(Resource::RLIMIT_NOFILE, ENOUGH, hard.max(ENOUGH)).is_err()
+    {
+        // Whoever may not raise the hard limit may still go up to it; if that is too low, opening says so.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(ENOUGH), hard);
     }
 }
 

@@ -33,7 +33,8 @@ impl Netns {
     /// A named one, as `ip netns add` makes it. `None` when there is none of that name.
     pub fn named(name: &str) -> Result<Option<Netns>, Error> {
         let path = Path::new("/run/netns").join(name);
-        match nix::fcntl::open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()) {
+        // People put links to a process's namespace there. What else might lie there must not make us wait.
+        match nix::fcntl::open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty()) {
             Err(nix::errno::Errno::ENOENT) => Ok(None),
             Err(errno) => Err(errno).context(format!("cannot open {}", path.display())),
             // What is left of a namespace after its mount has gone is an empty file.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::errno::Errno;
 
 use super::socket::{Batch, Refusal, Request};
-use super::{Held, Kernel, Refused, link};
+use super::{Held, Kernel, Refused, address, link, route};
 use crate::error::Error;
 use crate::plan::{Action, Change, Plan};
 use crate::state::{End, Setting};
@@ -282,15 +282,15 @@ impl Kernel {
                 Action::Altname => ("add the altname", link::altname(index, wire.as_str())),
                 Action::Release => ("release it", link::release(index)),
                 Action::Arp => ("switch ARP on", link::arp_on(index)),
-                Action::AddAddress(address) => ("add the address", link::add_address(index, address)),
-                Action::RemoveAddress(address) => ("remove the address", link::remove_address(index, address)),
+                Action::AddAddress(address) => ("add the address", address::add(index, address)),
+                Action::RemoveAddress(address) => ("remove the address", address::remove(index, address)),
                 Action::Up if barred.contains(wire) => {
                     work.fail(i, format!("wire `{wire}` in {node}: it stays down until its settings are right"));
                     continue;
                 }
                 Action::Up => ("raise it", link::raise(index)),
-                Action::AddRoute(route) => ("add the route", link::add_route(index, route, true)),
-                Action::RemoveRoute(route) => ("remove the route", link::remove_route(index, route)),
+                Action::AddRoute(route) => ("add the route", route::add(index, route, true)),
+                Action::RemoveRoute(route) => ("remove the route", route::remove(index, route)),
                 Action::Remove { .. }
                 | Action::SetAll(..)
                 | Action::Unname
@@ -328,11 +328,11 @@ impl Work<'_> {
             self.push(batch, change, "add the altname", link::altname(index, wire.as_str()));
         }
         for address in &end.addresses {
-            self.push(batch, change, "add the address", link::add_address(index, address));
+            self.push(batch, change, "add the address", address::add(index, address));
         }
         self.push(batch, change, "raise it", link::raise(index));
         for route in end.routes.iter().filter(|route| route.via.is_some()) {
-            self.push(batch, change, "add the route", link::add_route(index, route, false));
+            self.push(batch, change, "add the route", route::add(index, route, false));
         }
     }
 

@@ -16,10 +16,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, getgid, getuid};
 
-use super::link;
 use super::netns::Netns;
 use super::socket::{Batch, Request, Socket};
 use super::sys;
+use super::{address, link, route};
 use crate::error::{Context, Error};
 use crate::state::Route;
 use crate::topology::{Device, Name, OUTSIDE};
@@ -121,13 +121,13 @@ impl Lab {
             let network = |last| IpNetwork::new(address(last), 30).context("an uplink's address");
             let index = 1000 + number as u32;
             let pair = link::unmarked_pair(uplink.as_str(), index, world.as_fd());
-            self.ask(&self.socket, vec![pair, link::add_address(index, &network(1)?), link::raise(index)])?;
-            self.ask(&there, vec![link::add_address(index, &network(2)?), link::raise(index)])?;
+            self.ask(&self.socket, vec![pair, address::add(index, &network(1)?), link::raise(index)])?;
+            self.ask(&there, vec![address::add(index, &network(2)?), link::raise(index)])?;
             if number == 0 {
                 let to = IpNetwork::new(Ipv4Addr::UNSPECIFIED.into(), 0).context("a default route")?;
                 self.ask(
                     &self.socket,
-                    vec![link::add_route(index, &Route { to, via: Some(address(2)), from: None }, false)],
+                    vec![route::add(index, &Route { to, via: Some(address(2)), from: None }, false)],
                 )?;
             }
         }

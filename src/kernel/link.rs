@@ -1,58 +1,26 @@
-//! Links, addresses and routes as netlink writes them, both directions side by side: what a dump says of a device, and the
-//! request that each action becomes. It opens nothing and sends nothing.
+//! Links as netlink writes them, both directions side by side: what a dump says of a device, and the request that each action
+//! becomes. It opens nothing and sends nothing.
 
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use ipnetwork::IpNetwork;
 use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NlaBuffer, NlasIterator,
-    Parseable,
+    DecodeError, DefaultNla, Emitable, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NlaBuffer, NlasIterator, Parseable,
 };
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, Prop,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope};
-use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
+use super::rtm::{self, request};
 use super::socket::{Answer, Request};
-use crate::state::{EVERY_END, Route, Setting, Traffic, WITH_IPV6};
+use crate::state::{EVERY_END, Setting, Traffic, WITH_IPV6};
 use crate::topology::Mac;
-
-/// The kinds of messages (linux/rtnetlink.h).
-mod rtm {
-    pub const NEWLINK: u16 = 16;
-    pub const DELLINK: u16 = 17;
-    pub const GETLINK: u16 = 18;
-    pub const SETLINK: u16 = 19;
-    pub const NEWADDR: u16 = 20;
-    pub const DELADDR: u16 = 21;
-    pub const GETADDR: u16 = 22;
-    pub const NEWROUTE: u16 = 24;
-    pub const DELROUTE: u16 = 25;
-    pub const GETROUTE: u16 = 26;
-    pub const NEWNSID: u16 = 88;
-    pub const GETNSID: u16 = 90;
-    pub const NEWLINKPROP: u16 = 108;
-    pub const DELLINKPROP: u16 = 109;
-}
-
-fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
-    let mut bytes = vec![0; message.buffer_len()];
-    message.emit(&mut bytes);
-    Request { kind, flags, message: bytes }
-}
 
 /// The group of every device that `wire` makes: "wire" in ASCII. The kernel keeps an `int`, any number but 0 is free.
 pub const GROUP: u32 = 0x7769_7265;
 /// Devices that are about to be deleted together.
 pub const DOOMED: u32 = 0x7769_7266;
-/// What marks an address (`IFA_PROTO`, Linux 5.18) or a route (`rtm_protocol`) as `wire`'s: "w" in ASCII, of the range that
-/// linux/rtnetlink.h leaves to user space.
-pub const PROTOCOL: u8 = b'w';
 /// In front of the wire's name in the device's alias.
 pub const ALIAS: &str = "wire:";
 
@@ -78,25 +46,11 @@ pub struct Seen {
     pub traffic: Traffic,
 }
 
-pub fn list_links() -> Request {
+pub fn list() -> Request {
     let message = LinkMessageBuilder::<LinkUnspec>::default()
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
         .build();
     request(rtm::GETLINK, NLM_F_DUMP, &message)
-}
-
-pub fn list_addresses(family: AddressFamily) -> Request {
-    let mut message = AddressMessage::default();
-    message.header.family = family;
-    request(rtm::GETADDR, NLM_F_DUMP, &message)
-}
-
-/// Of the main table.
-pub fn list_routes(family: AddressFamily) -> Request {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    request(rtm::GETROUTE, NLM_F_DUMP, &message)
 }
 
 /// Asks which number a namespace has in the one of the socket.
@@ -248,106 +202,6 @@ fn devconf6(setting: Setting) -> Option<u16> {
     })
 }
 
-/// An address of a device: its index, the address, and whether `wire` put it there (`None` where the kernel does not say).
-pub struct SeenAddress {
-    pub index: u32,
-    pub address: IpNetwork,
-    pub ours: Option<bool>,
-    /// Made by the kernel itself, out of the hardware address.
-    pub link_local: bool,
-}
-
-pub fn seen_address((kind, payload): Answer) -> Result<Option<SeenAddress>, DecodeError> {
-    if kind != rtm::NEWADDR {
-        return Ok(None);
-    }
-    Ok(address_of(&AddressMessage::parse(payload)?))
-}
-
-fn address_of(message: &AddressMessage) -> Option<SeenAddress> {
-    let (mut address, mut local, mut protocol) = (None, None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Address(ip) => address = Some(*ip),
-            AddressAttribute::Local(ip) => local = Some(*ip),
-            AddressAttribute::Protocol(number) => protocol = Some(u8::from(*number)),
-            _ => {}
-        }
-    }
-    // IPv4 gives its own address as Local (Address is the far one on a point-to-point device), IPv6 as Address.
-    let address = IpNetwork::new(local.or(address)?, message.header.prefix_len).ok()?;
-    Some(SeenAddress {
-        index: message.header.index,
-        address,
-        ours: protocol.map(|number| number == PROTOCOL),
-        link_local: message.header.family == AddressFamily::Inet6 && message.header.scope == AddressScope::Link,
-    })
-}
-
-/// A route of the main table.
-pub struct SeenRoute {
-    pub to: IpNetwork,
-    pub via: Option<IpAddr>,
-    pub from: Option<IpAddr>,
-    pub devices: Vec<u32>,
-    pub metric: u32,
-    /// Made by the kernel itself, out of an address.
-    pub kernel: bool,
-    pub ours: bool,
-}
-
-pub fn seen_route((kind, payload): Answer) -> Result<Option<SeenRoute>, DecodeError> {
-    if kind != rtm::NEWROUTE {
-        return Ok(None);
-    }
-    Ok(route_of(&RouteMessage::parse(payload)?))
-}
-
-fn route_of(message: &RouteMessage) -> Option<SeenRoute> {
-    let header = &message.header;
-    let none: IpAddr = match header.address_family {
-        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    let mut route = SeenRoute {
-        to: IpNetwork::new(none, header.destination_prefix_length).ok()?,
-        via: None,
-        from: None,
-        devices: Vec::new(),
-        // IPv6 has no route without a metric: 1024 is what it gives one that asks for none (IP6_RT_PRIO_USER).
-        metric: 0,
-        kernel: header.protocol == RouteProtocol::Kernel,
-        ours: u8::from(header.protocol) == PROTOCOL,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(to) => {
-                route.to = IpNetwork::new(ip(to)?, header.destination_prefix_length).ok()?;
-            }
-            RouteAttribute::Gateway(via) => route.via = ip(via),
-            RouteAttribute::PrefSource(from) => route.from = ip(from),
-            RouteAttribute::Oif(index) => route.devices.push(*index),
-            RouteAttribute::MultiPath(hops) => route.devices.extend(hops.iter().map(|hop| hop.interface_index)),
-            RouteAttribute::Priority(metric) => route.metric = *metric,
-            RouteAttribute::Table(table) if *table != u32::from(RouteHeader::RT_TABLE_MAIN) => return None,
-            _ => {}
-        }
-    }
-    if header.address_family == AddressFamily::Inet6 && route.metric == 1024 {
-        route.metric = 0;
-    }
-    Some(route)
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(ip) => Some((*ip).into()),
-        RouteAddress::Inet6(ip) => Some((*ip).into()),
-        _ => None,
-    }
-}
-
 /// One end to be born: in which namespace, under which index and name.
 pub struct Birth<'a> {
     pub namespace: RawFd,
@@ -477,64 +331,4 @@ pub fn delete(index: u32) -> Request {
 pub fn delete_doomed() -> Request {
     let group = LinkMessageBuilder::<LinkUnspec>::default().append_extra_attribute(LinkAttribute::Group(DOOMED));
     request(rtm::DELLINK, 0, &group.build())
-}
-
-pub fn add_address(index: u32, address: &IpNetwork) -> Request {
-    request(rtm::NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &address_message(index, address))
-}
-
-pub fn remove_address(index: u32, address: &IpNetwork) -> Request {
-    request(rtm::DELADDR, 0, &address_message(index, address))
-}
-
-fn address_message(index: u32, address: &IpNetwork) -> AddressMessage {
-    let mut message = match address {
-        IpNetwork::V4(v4) => {
-            // Without a broadcast address: of two addresses (RFC 3021) both are taken.
-            let mut message =
-                AddressMessageBuilder::<std::net::Ipv4Addr>::new().index(index).address(v4.ip(), v4.prefix()).build();
-            message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
-            message
-        }
-        IpNetwork::V6(v6) => {
-            let mut message =
-                AddressMessageBuilder::<std::net::Ipv6Addr>::new().index(index).address(v6.ip(), v6.prefix()).build();
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-            message
-        }
-    };
-    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::from(PROTOCOL)));
-    message
-}
-
-/// `replace`: takes the place of a route to the same destination, whoever made that.
-pub fn add_route(index: u32, route: &Route, replace: bool) -> Request {
-    let flags = NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
-    request(rtm::NEWROUTE, flags, &route_message(index, route))
-}
-
-pub fn remove_route(index: u32, route: &Route) -> Request {
-    request(rtm::DELROUTE, 0, &route_message(index, route))
-}
-
-fn route_message(index: u32, route: &Route) -> RouteMessage {
-    let mut builder = RouteMessageBuilder::<IpAddr>::new().output_interface(index);
-    builder = match route.via {
-        Some(_) => builder.protocol(RouteProtocol::from(PROTOCOL)),
-        // As the kernel makes them itself: `fib_add_ifaddr` (net/ipv4/fib_frontend.c), and IP6_RT_PRIO_ADDRCONF for IPv6.
-        None if route.to.is_ipv4() => builder.protocol(RouteProtocol::Kernel).scope(RouteScope::Link),
-        None => builder.protocol(RouteProtocol::Kernel).priority(256),
-    };
-    // Gateway and source are of the destination's family always, so nothing here is refused.
-    let plain = |mut builder: RouteMessageBuilder<IpAddr>| {
-        builder = builder.destination_prefix(route.to.network(), route.to.prefix()).ok()?;
-        if let Some(via) = route.via {
-            builder = builder.gateway(via).ok()?;
-        }
-        match route.from {
-            Some(from) => builder.pref_source(from).ok(),
-            None => Some(builder),
-        }
-    };
-    plain(builder).map(RouteMessageBuilder::build).unwrap_or_default()
 }

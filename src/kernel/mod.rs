@@ -1,6 +1,7 @@
 //! The only room with side effects: it finds the namespaces, reads what they hold into a `State`, and carries out a `Plan`.
 //! It decides nothing; what is right is said by the plan it is given.
 
+mod address;
 mod execute;
 pub mod lab;
 mod link;
@@ -9,6 +10,8 @@ mod observe;
 mod podman;
 mod process;
 mod program;
+mod route;
+mod rtm;
 pub mod run;
 mod share;
 mod socket;

@@ -13,6 +13,7 @@ use super::share::share;
 use super::socket::{Batch, Refusal};
 use super::sysctl::Sysctls;
 use super::{Held, Kernel, Open};
+use super::{address, route};
 use crate::error::{Context, Error};
 use crate::state::{End, Marks, Namespace, Route, Setting, State, WHOLE_NAMESPACE};
 use crate::topology::{self, Device, Mac, Name, Topology};
@@ -177,7 +178,7 @@ impl Open {
         let mut namespace = Namespace::default();
         (self.ends, self.strays, self.next_index) = (HashMap::new(), HashMap::new(), 1);
         let cannot = |what: &str| format!("cannot list the {what} of {node}");
-        let links = self.socket.dump(&link::list_links(), link::seen);
+        let links = self.socket.dump(&link::list(), link::seen);
         let mut foreign: HashMap<u32, String> = HashMap::new();
         let mut own: HashMap<u32, Name> = HashMap::new();
         let mut ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
@@ -245,7 +246,7 @@ impl Open {
     ) -> Result<(), Refusal> {
         let families = [Some(AddressFamily::Inet), ipv6.then_some(AddressFamily::Inet6)];
         for family in families.into_iter().flatten() {
-            let addresses = self.socket.dump(&link::list_addresses(family), link::seen_address)?;
+            let addresses = self.socket.dump(&address::list(family), address::seen)?;
             for seen in addresses {
                 if let Some(device) = foreign.get(&seen.index) {
                     let network = IpNetwork::new(seen.address.network(), seen.address.prefix()).unwrap_or(seen.address);
@@ -262,7 +263,7 @@ impl Open {
                     namespace.foreign.addresses.push((wire.clone(), seen.address));
                 }
             }
-            let routes = self.socket.dump(&link::list_routes(family), link::seen_route)?;
+            let routes = self.socket.dump(&route::list(family), route::seen)?;
             for seen in routes {
                 if let Some(device) = seen.devices.iter().find_map(|index| foreign.get(index))
                     && (seen.metric == 0 || seen.to.prefix() != 0)

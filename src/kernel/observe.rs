@@ -1,7 +1,7 @@
 //! What a namespace holds, read with one socket in it: which devices are ends of wires, what they have, and what is foreign.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_route::AddressFamily;
@@ -29,6 +29,7 @@ impl Kernel {
             marks: MarkTable::of(topology),
             wires: topology.wires_by_node(),
             remembered: &self.remembered,
+            descriptors: self.open.iter().map(|(name, open)| (name.clone(), open.netns.as_fd().as_raw_fd())).collect(),
         };
         // The largest first, so that no thread is left with it alone.
         let mut nodes: Vec<(&Name, &mut Open)> = self.open.iter_mut().collect();
@@ -50,64 +51,28 @@ impl Kernel {
                 fars.entry(far.wire.clone()).or_default().push((name.clone(), far));
             }
         }
-        self.pair(&fars, state);
+        pair(&fars, state);
         Ok(())
-    }
-
-    /// Which ends belong together: each is the other's far end, in the other's namespace.
-    fn pair(&self, fars: &Fars, state: &mut State) {
-        let many = |name: &Name| self.open.get(name).map_or(0, |open| open.ends.len());
-        // By namespace that is asked and namespace that is asked about, the ends to be told and the number they must have.
-        let mut questions: BTreeMap<&Name, Vec<(&Name, &Far, Option<i32>)>> = BTreeMap::new();
-        for ends in fars.values() {
-            let [(a, here), (b, there)] = &ends[..] else { continue };
-            if here.far_index == there.index && there.far_index == here.index {
-                // Asked where more wires end: many questions are one exchange there.
-                let (asked, about, far) = if many(a) >= many(b) { (a, b, here) } else { (b, a, there) };
-                questions.entry(asked).or_default().push((about, far, far.far_namespace));
-            }
-        }
-        for (asked, questions) in questions {
-            let numbers = self.numbers(asked, questions.iter().map(|(about, ..)| *about));
-            for ((about, far, number), known) in questions.into_iter().zip(numbers) {
-                if number.is_none() || number != known {
-                    continue;
-                }
-                for (node, other) in [(asked, about), (about, asked)] {
-                    let namespace = state.namespaces.get_mut(node);
-                    if let Some(end) = namespace.and_then(|namespace| namespace.ends.get_mut(&far.wire)) {
-                        end.far = Some(other.clone());
-                    }
-                }
-            }
-        }
-    }
-
-    /// The numbers that other namespaces have in that of `asked`.
-    fn numbers<'a>(&self, asked: &Name, others: impl Iterator<Item = &'a Name>) -> Vec<Option<i32>> {
-        let Some(socket) = self.open.get(asked).map(|open| &open.socket) else { return Vec::new() };
-        let mut numbers = Vec::new();
-        let mut batch = Batch::default();
-        let ask = |batch: &mut Batch, numbers: &mut Vec<Option<i32>>| {
-            socket.exchange(batch, |tag, answer| numbers[tag] = link::number(answer));
-        };
-        for (tag, other) in others.enumerate() {
-            numbers.push(None);
-            if let Some(other) = self.open.get(other) {
-                batch.push(tag, &link::number_of(other.netns.as_fd().as_raw_fd()));
-            }
-            // Not more at once than their answers find room for (`net.core.rmem_default`).
-            if tag % NUMBERS == NUMBERS - 1 {
-                ask(&mut batch, &mut numbers);
-            }
-        }
-        ask(&mut batch, &mut numbers);
-        numbers
     }
 }
 
-/// How many numbers are asked for at once: an answer takes some 800 bytes of the receive buffer's 208 KiB.
-const NUMBERS: usize = 128;
+/// Which ends belong together: each is the other's far end, and one of them has the other's namespace for its far one.
+fn pair(fars: &Fars, state: &mut State) {
+    for (wire, ends) in fars {
+        let [(a, here), (b, there)] = &ends[..] else { continue };
+        let crossed = here.far_index == there.index && there.far_index == here.index;
+        let leads = |far: &Far, to: &Name| far.namespace.is_some() && far.asked == Some((to.clone(), far.namespace));
+        if !crossed || !(leads(here, b) || leads(there, a)) {
+            continue;
+        }
+        for (node, other) in [(a, b), (b, a)] {
+            let namespace = state.namespaces.get_mut(node);
+            if let Some(end) = namespace.and_then(|namespace| namespace.ends.get_mut(wire)) {
+                end.far = Some(other.clone());
+            }
+        }
+    }
+}
 
 /// What tells a device as an end of a wire of the file.
 struct MarkTable<'a> {
@@ -153,6 +118,8 @@ struct Survey<'a> {
     marks: MarkTable<'a>,
     wires: BTreeMap<&'a Name, Vec<(&'a topology::Wire, usize)>>,
     remembered: &'a Remembered,
+    /// The namespaces themselves, held open meanwhile.
+    descriptors: HashMap<Name, RawFd>,
 }
 
 /// The seen ends of each wire, to be paired when all namespaces have been looked into.
@@ -161,8 +128,11 @@ type Fars = BTreeMap<Name, Vec<(Name, Far)>>;
 struct Far {
     wire: Name,
     index: u32,
+    /// The far end's index, and the number of its namespace in this one, as the device has them.
     far_index: u32,
-    far_namespace: Option<i32>,
+    namespace: Option<i32>,
+    /// The node that the file has at the far end, and the number of that one's namespace in this one.
+    asked: Option<(Name, Option<i32>)>,
 }
 
 impl Open {
@@ -206,8 +176,13 @@ impl Open {
             ipv6 |= seen.settings.contains(&(Setting::DisableIpv6, 0));
             self.ends.insert(wire.clone(), Held { index: seen.index, device: device.clone() });
             own.insert(seen.index, wire.clone());
-            let (index, far_index, far_namespace) = (seen.index, seen.far_index, seen.far_namespace);
-            fars.push(Far { wire: wire.clone(), index, far_index, far_namespace });
+            fars.push(Far {
+                wire: wire.clone(),
+                index: seen.index,
+                far_index: seen.far_index,
+                namespace: seen.far_namespace,
+                asked: None,
+            });
             let end = End {
                 device,
                 altname: seen.altnames.iter().any(|name| name == wire.as_str()),
@@ -228,12 +203,36 @@ impl Open {
             };
             namespace.ends.insert(wire, end);
         }
+        self.ask_for_far_namespaces(node, wires, survey, fars);
         if !own.is_empty() || !foreign.is_empty() {
             let looked = self.look_at_networks(wires, ipv6, &foreign, &own, &mut namespace);
             looked.context(cannot("addresses and routes"))?;
         }
         self.look_at_settings(node, wires, survey, sysctls, &mut namespace)?;
         Ok(namespace)
+    }
+
+    /// Asks for the numbers of the namespaces at the far ends. Of two nodes the one with fewer wires asks: the kernel searches
+    /// a namespace's list of numbers one by one.
+    fn ask_for_far_namespaces(&self, node: &Name, wires: Wires, survey: &Survey, fars: &mut [Far]) {
+        let count = |node: &Name| survey.wires.get(node).map_or(0, Vec::len);
+        let mut batch = Batch::default();
+        for (wire, side) in wires {
+            let far = &wire.far(*side).node;
+            let fewer = (count(node), *side) < (count(far), 1 - *side);
+            if fewer
+                && let Some(place) = fars.iter().position(|seen| seen.wire == wire.name)
+                && let Some(descriptor) = survey.descriptors.get(far)
+            {
+                fars[place].asked = Some((far.clone(), None));
+                batch.push(place, &link::number_of(*descriptor));
+            }
+        }
+        self.socket.exchange(&mut batch, |place, answer| {
+            if let Some((_, number)) = &mut fars[place].asked {
+                *number = link::number(answer);
+            }
+        });
     }
 
     fn look_at_networks(

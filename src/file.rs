@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use crate::error::{Context, Error};
+use crate::kernel;
 
 /// No topology is larger; whatever is, is something else.
 const LARGEST: u64 = 64 << 20;
@@ -15,6 +16,11 @@ const LARGEST: u64 = 64 << 20;
 /// Reads the file. Whoever may write it decides what root does, so as root it must be root's alone, or a trusted user's.
 pub fn read(path: &Path, trusted: Option<&str>) -> Result<String, Error> {
     let shown = path.display();
+    if kernel::is_privileged() && !geteuid().is_root() {
+        // The capabilities that wire was given are not the user's: what he may not read he is not shown.
+        access(path, AccessFlags::R_OK)
+            .map_err(|errno| Error::invalid(format!("cannot open {shown}: {}", errno.desc())))?;
+    }
     // A pipe that nobody writes to must not hang the program before its owner is looked at.
     let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = file.map_err(|error| match error.kind() {
@@ -28,6 +34,12 @@ pub fn read(path: &Path, trusted: Option<&str>) -> Result<String, Error> {
     }
     if geteuid().is_root() {
         owned(path, about.uid(), about.mode(), trusted)?;
+    } else if kernel::is_privileged() {
+        // Whoever runs a `wire` with file capabilities may not say whom to trust.
+        owned(path, about.uid(), about.mode(), None)?;
+    }
+    if !about.is_file() && !about.file_type().is_fifo() {
+        return Err(Error::invalid(format!("{shown} is no file")).hint("name a topology file with `-f FILE`"));
     }
     if about.is_file() {
         text(path, file)

@@ -25,7 +25,7 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
         None => {
             let known = topology.nodes.keys().map(Name::as_str).chain([HOST]);
             let hint = nearest(node, known)
-                .map_or("`wire check -v` says what there is".to_owned(), |near| format!("did you mean `{near}`?"));
+                .map_or("a node is one of [module], or `host`".to_owned(), |near| format!("did you mean `{near}`?"));
             return Err(Error::invalid(format!("there is no node `{node}`")).hint(hint));
         }
     };

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let voice = Voice::of(&cli);
     let code = run(&cli, &voice).unwrap_or_else(|error| {
-        voice.complain(&report::error(&error, voice.err));
+        voice.error(&error);
         error.exit as u8
     });
     ExitCode::from(voice.code(code))
@@ -153,11 +153,18 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
     let want = |seen: &State| desired::up(topology, scope, seen);
     let (report, seen) = apply::change(voice, topology, scope, want)?;
     voice.report(&report, "up");
-    let named = |name: &Name| scope.named.contains(name);
-    let waits = (strict && !report.waiting.is_empty())
-        || seen.waiting.keys().any(named)
-        || report.waiting.iter().any(|waiting| named(&waiting.node));
-    Ok(if report.is_success() && !waits { Exit::Done } else { Exit::Failed })
+    let named = |name: &&Name| scope.named.contains(*name);
+    let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));
+    if let Some(node) = stopped {
+        return Err(
+            Error::failed(format!("`{node}` was asked for and does not run")).hint("start it, then run this again")
+        );
+    }
+    if strict && let Some(waiting) = report.waiting.first() {
+        let sentence = format!("wire `{}` waits for `{}`, and --strict takes no waiting", waiting.wire, waiting.node);
+        return Err(Error::failed(sentence).hint("start what does not run, then run this again"));
+    }
+    Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }
 
 fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {

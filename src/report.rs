@@ -103,14 +103,12 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
         deviations.push(Deviation { node, wire, kind, message });
     }
     let drifting: BTreeSet<&Name> = deviations.iter().filter_map(|deviation| deviation.wire.as_ref()).collect();
-    let missing: BTreeSet<&Name> =
-        deviations.iter().filter(|d| d.kind == "missing").filter_map(|d| d.wire.as_ref()).collect();
     let waiting: BTreeSet<&Name> = plan.waiting.iter().map(|waiting| &waiting.wire).collect();
     let standing = |wire: &Name| match wire {
         wire if waiting.contains(wire) => Standing::Waiting,
-        wire if missing.contains(wire) => Standing::Missing,
-        wire if drifting.contains(wire) => Standing::Drift,
-        _ => Standing::Up,
+        wire if !drifting.contains(wire) => Standing::Up,
+        wire if seen.namespaces.values().any(|namespace| namespace.ends.contains_key(wire)) => Standing::Drift,
+        _ => Standing::Missing,
     };
     let wires = topology.wires.iter().filter(|wire| scope.wires.contains(&wire.name));
     let wires = wires.map(|wire| AuditedWire {
@@ -301,7 +299,7 @@ pub fn waits(waiting: &[Waiting]) -> Vec<String> {
         if wires.len() > shown {
             let _ = write!(list, " and {} more", wires.len() - shown);
         }
-        format!("{noun} {list}: {node} {reason}")
+        format!("{noun} {list} for `{node}`: {reason}")
     };
     nodes.into_iter().map(line).collect()
 }

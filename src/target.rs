@@ -98,6 +98,6 @@ fn unknown(topology: &Topology, kind: Option<&str>, word: &str) -> Error {
         Error::invalid(format!("there is no {} `{word}` in the topology", kind.unwrap_or("module, node or wire")));
     match nearest(word, near) {
         Some(name) => error.hint(format!("did you mean `{name}`?")),
-        None => error.hint("`wire check -v` lists what there is"),
+        None => error.hint("a TARGET is a module, a node or a wire of the file"),
     }
 }

@@ -21,6 +21,7 @@ pub struct Voice {
     pub out: Paint,
     pub err: Paint,
     lost: Cell<bool>,
+    spoke: Cell<bool>,
 }
 
 impl Voice {
@@ -37,11 +38,13 @@ impl Voice {
             out: paint(std::io::stdout().is_terminal()),
             err: paint(std::io::stderr().is_terminal()),
             lost: Cell::new(false),
+            spoke: Cell::new(false),
         }
     }
 
     /// A reader that has gone away (`wire audit | head`) is no failure; what is lost on a full disk is.
     pub fn print(&self, text: &str) {
+        self.spoke.set(true);
         let mut out = std::io::stdout();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -56,6 +59,14 @@ impl Voice {
     /// The exit code of a run whose output all arrived.
     pub fn code(&self, code: u8) -> u8 {
         if self.lost.get() { Exit::Failed as u8 } else { code }
+    }
+
+    /// Why a command ended without doing what it was asked; as JSON too where nothing else was said so.
+    pub fn error(&self, error: &Error) {
+        if self.json && !self.spoke.get() {
+            self.print_json(&serde_json::json!({ "error": error.message, "hint": error.hint }));
+        }
+        self.complain(&report::error(error, self.err));
     }
 
     pub fn print_json(&self, value: &serde_json::Value) {
@@ -118,6 +129,9 @@ impl Voice {
             self.print_json(&serde_json::json!(audit));
         } else {
             self.print(&report::audit_table(audit, self.out));
+            if audit.deviations.is_empty() {
+                self.say("audit: in accord with the file");
+            }
         }
     }
 

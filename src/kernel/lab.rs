@@ -150,7 +150,7 @@ impl Lab {
         let Some((name, arguments)) = program.split_first() else { return Ok(0) };
         let start = || Command::new(name).args(arguments).status();
         let status = node.unwrap_or(&self.home).inside(&self.home, start)?;
-        let status = status.map_err(|error| Error::failed(format!("cannot run `{name}`: {error}")))?;
+        let status = status.context(format!("cannot run `{name}`"))?;
         Ok(code(status))
     }
 }

@@ -77,17 +77,26 @@ pub enum Where<'a> {
 pub const ENTER: Capability = Capability::CAP_SYS_ADMIN;
 pub const CHANGE: Capability = Capability::CAP_NET_ADMIN;
 
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// Whether this process may change networks, as root or by capabilities of its file.
+pub fn is_privileged() -> bool {
+    has(ENTER) || has(CHANGE)
+}
+
 /// Whether this process has these capabilities, said before anything is tried.
 pub fn may(what: &str, needed: &[Capability]) -> Result<(), Error> {
-    let has = |capability: &&Capability| caps::has_cap(None, CapSet::Effective, **capability).unwrap_or(false);
-    let missing: Vec<String> = needed.iter().filter(|c| !has(c)).map(Capability::to_string).collect();
+    let missing: Vec<String> = needed.iter().filter(|c| !has(**c)).map(Capability::to_string).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let words: Vec<String> = std::env::args().collect();
     let program = std::env::current_exe().map_or_else(|_| "wire".to_owned(), |path| path.display().to_string());
     Err(Error::failed(format!("wire may not {what}: it lacks {}", missing.join(" and "))).hint(format!(
-        "`doas {}`, or once and for all `doas setcap cap_net_admin,cap_sys_admin,cap_sys_ptrace,cap_dac_override+ep {program}`",
+        "`doas {}`; or, where all who may run {program} are to be as good as root, `doas setcap \
+         cap_net_admin,cap_sys_admin,cap_sys_ptrace,cap_dac_override+ep {program}`",
         words.join(" ")
     )))
 }

@@ -212,12 +212,13 @@ impl From<io::Error> for Foreign {
 impl Foreign {
     fn refusal(self, called: &str, user: &User) -> Error {
         let of_another = |whom: &str| {
-            Error::failed(format!("refused: what is said to be the namespace of {called} belongs to {whom}")).hint(
-                format!("restart that container; if it stays so, see what `{}` did to podman's state files", user.name),
-            )
+            Error::failed(format!("what is said to be the namespace of {called} belongs to {whom}")).hint(format!(
+                "restart that container; if it stays so, see what `{}` did to podman's state files",
+                user.name
+            ))
         };
         match self {
-            Foreign::Ours => Error::failed(format!("refused: {called} lives in the host's own network namespace"))
+            Foreign::Ours => Error::failed(format!("{called} lives in the host's own network namespace"))
                 .hint("run it with `--network none`, or say `shares = \"host\"` in its table"),
             Foreign::Owned(uid) => of_another(&User::name_of(uid)),
             Foreign::Outside => of_another("a user namespace outside of ours"),
@@ -298,7 +299,7 @@ mod tests {
         let refused = check(&ours, &me).unwrap_err();
         assert!(matches!(refused, Foreign::Ours));
         let error = refused.refusal("container `a`", &me);
-        assert_eq!(error.message, "refused: container `a` lives in the host's own network namespace");
+        assert_eq!(error.message, "container `a` lives in the host's own network namespace");
     }
 
     #[test]

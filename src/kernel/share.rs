@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::thread;
 
 /// Below this a thread costs more than it saves.
-const FEW: usize = 128;
+const FEW: usize = 16;
 /// More threads only wait for each other: much of what they ask is behind one lock (RTNL).
 const THREADS: usize = 4;
 

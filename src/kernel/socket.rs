@@ -3,6 +3,7 @@
 //! rtnetlink handles every message inside `sendmsg`, so when that returns all answers are already queued. Without `NLM_F_ACK`
 //! only refusals appear: send, then receive until there is nothing more, is the whole protocol and needs no runtime.
 
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::AsFd;
 
@@ -15,8 +16,10 @@ use nix::errno::Errno;
 
 use crate::error::{Context, Error};
 
-/// A batch stays below the default send buffer (`net.core.wmem_default`, 208 KiB): a larger one is EMSGSIZE.
+/// What is sent at once stays below the default send buffer (`net.core.wmem_default`, 208 KiB): more is EMSGSIZE.
 const BATCH: usize = 96 * 1024;
+/// And its answers below the receive buffer of the same size, which each fills with some 800 bytes: more is ENOBUFS.
+const MOST: usize = 200;
 /// The kernel fills dump answers up to 32 KiB (NLMSG_GOODSIZE and `netlink_dump`) when the reader offers as much.
 const ANSWER: usize = 64 * 1024;
 /// `struct nlmsghdr` (linux/netlink.h).
@@ -66,44 +69,47 @@ pub struct Request {
 /// One message of the kernel's: its kind and what follows the header.
 pub type Answer<'a> = (u16, &'a [u8]);
 
-/// Requests that are sent together, each with a tag of the caller's that comes back with its refusal.
+/// Requests that belong together, each with a tag of the caller's that comes back with its refusal or its answer.
 #[derive(Default)]
 pub struct Batch {
     bytes: Vec<u8>,
-    tags: Vec<usize>,
+    /// By request, its tag and where it begins.
+    requests: Vec<(usize, usize)>,
 }
 
 impl Batch {
     pub fn push(&mut self, tag: usize, request: &Request) {
-        // The sequence number is the place in the batch, from 1: an answer leads back to its tag.
-        self.tags.push(tag);
+        let start = self.bytes.len();
+        self.requests.push((tag, start));
         let mut header = NetlinkHeader::default();
         header.length = (HEADER + request.message.len()) as u32;
         header.message_type = request.kind;
         header.flags = NLM_F_REQUEST | request.flags;
-        header.sequence_number = self.tags.len() as u32;
-        let start = self.bytes.len();
         self.bytes.resize(start + HEADER, 0);
         header.emit(&mut self.bytes[start..]);
         self.bytes.extend_from_slice(&request.message);
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.tags.is_empty()
-    }
-
-    /// Whether it should be sent before more is put in.
-    pub fn is_full(&self) -> bool {
-        self.bytes.len() >= BATCH - 4096
+    /// The requests from the first that has not been sent on, as many as go at once, and where their bytes end.
+    fn piece(&self, first: usize) -> (&[(usize, usize)], usize) {
+        let from = self.requests[first].1;
+        let end = |next: usize| self.requests.get(next).map_or(self.bytes.len(), |(_, start)| *start);
+        let fits = |count: &usize| end(first + count) - from <= BATCH;
+        let count = (1..=MOST.min(self.requests.len() - first)).take_while(fits).last().unwrap_or(1);
+        (&self.requests[first..first + count], end(first + count))
     }
 }
 
-pub struct Socket(netlink_sys::Socket);
+pub struct Socket {
+    inner: netlink_sys::Socket,
+    /// The number of the next request.
+    next: Cell<u32>,
+}
 
 impl AsFd for Socket {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.inner.as_fd()
     }
 }
 
@@ -119,7 +125,7 @@ impl Socket {
             socket.set_netlink_get_strict_chk(true)?;
             Ok(socket)
         };
-        open().map(Socket).context("cannot open a netlink socket")
+        open().map(|inner| Socket { inner, next: Cell::new(1) }).context("cannot open a netlink socket")
     }
 
     /// Sends what is in the batch and empties it. Returns the refusals with their tags; where nothing was sent or the answers
@@ -130,24 +136,44 @@ impl Socket {
 
     /// Like `send`, for requests that are answered.
     pub fn exchange(&self, batch: &mut Batch, mut answer: impl FnMut(usize, Answer)) -> Vec<(usize, Refusal)> {
-        let batch = std::mem::take(batch);
-        if batch.is_empty() {
-            return Vec::new();
+        let mut batch = std::mem::take(batch);
+        let mut refused = Vec::new();
+        let mut sent = 0;
+        while sent < batch.requests.len() {
+            let (piece, end) = batch.piece(sent);
+            let piece = piece.to_vec();
+            let first = self.number(piece.len());
+            for (number, (_, start)) in (first..).zip(&piece) {
+                batch.bytes[start + 8..start + 12].copy_from_slice(&number.to_ne_bytes());
+            }
+            let tag = |number: u32| piece.get(number.wrapping_sub(first) as usize).map(|(tag, _)| *tag);
+            match self.piece(&batch.bytes[piece[0].1..end], tag, &mut answer) {
+                Ok(some) => refused.extend(some),
+                // Nothing was sent, or the answers were lost: what became of it is not known.
+                Err(refusal) => refused.extend(piece.iter().map(|(tag, _)| (*tag, refusal.clone()))),
+            }
+            sent += piece.len();
         }
-        let lost = |refusal: Refusal| batch.tags.iter().map(|tag| (*tag, refusal.clone())).collect();
-        if let Err(error) = self.write(&batch.bytes) {
-            return lost(refusal(&error));
-        }
+        refused
+    }
+
+    fn piece(
+        &self,
+        bytes: &[u8],
+        tag: impl Fn(u32) -> Option<usize>,
+        answer: &mut impl FnMut(usize, Answer),
+    ) -> Result<Vec<(usize, Refusal)>, Refusal> {
+        self.write(bytes).map_err(|error| refusal(&error))?;
         let mut refused = Vec::new();
         let mut buffer = Vec::with_capacity(ANSWER);
         loop {
             match self.read(&mut buffer, libc::MSG_DONTWAIT) {
                 Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return refused,
-                Err(error) => return lost(refusal(&error)),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(refused),
+                Err(error) => return Err(refusal(&error)),
             }
             for (header, payload) in messages(&buffer) {
-                let Some(&tag) = batch.tags.get((header.sequence_number as usize).wrapping_sub(1)) else { continue };
+                let Some(tag) = tag(header.sequence_number) else { continue };
                 if header.message_type != NLMSG_ERROR {
                     answer(tag, (header.message_type, payload));
                 } else if let Some(refusal) = error_of(&header, payload) {
@@ -155,6 +181,13 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// Numbers for so many requests. None is used twice on a socket, so that a late answer is never taken for another's.
+    fn number(&self, count: usize) -> u32 {
+        let first = self.next.get();
+        self.next.set(first.wrapping_add(count as u32));
+        first
     }
 
     /// Asks for all objects of a kind, and again where the answer was cut or went stale on the way.
@@ -182,12 +215,14 @@ impl Socket {
     ) -> Result<(), Refusal> {
         let mut batch = Batch::default();
         batch.push(0, request);
+        let number = self.number(1);
+        batch.bytes[8..12].copy_from_slice(&number.to_ne_bytes());
         self.write(&batch.bytes).map_err(|error| refusal(&error))?;
         let mut buffer = Vec::with_capacity(ANSWER);
         let mut refused = None;
         loop {
             self.read(&mut buffer, 0).map_err(|error| refusal(&error))?;
-            for (header, payload) in messages(&buffer) {
+            for (header, payload) in messages(&buffer).filter(|(header, _)| header.sequence_number == number) {
                 if header.flags & NLM_F_DUMP_INTR != 0 {
                     refused = Some(Errno::EINTR.into());
                 }
@@ -207,7 +242,7 @@ impl Socket {
 
     fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
         loop {
-            match self.0.send(bytes, 0) {
+            match self.inner.send(bytes, 0) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 other => return other.map(drop),
             }
@@ -217,7 +252,7 @@ impl Socket {
     fn read(&self, buffer: &mut Vec<u8>, flags: libc::c_int) -> std::io::Result<()> {
         buffer.clear();
         loop {
-            match self.0.recv(buffer, flags) {
+            match self.inner.recv(buffer, flags) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 other => return other.map(drop),
             }
@@ -251,4 +286,52 @@ fn error_of(header: &NetlinkHeader, payload: &[u8]) -> Option<Refusal> {
     let text = |nla: NlaBuffer<&[u8]>| String::from_utf8_lossy(nla.value()).trim_end_matches('\0').to_owned();
     let message = NlasIterator::new(attributes).flatten().find(|nla| nla.kind() == ATTR_MSG).map(text);
     Some(Refusal { errno: Errno::from_raw(-code), message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many requests a batch has and however long they are, each is in exactly one piece, in order, and no piece is
+    /// larger than one send may be, but for a request that is so by itself.
+    #[test]
+    fn a_batch_goes_out_in_pieces() {
+        for (count, length) in
+            [(1, 16), (199, 16), (200, 16), (201, 16), (5000, 16), (1000, 900), (3, BATCH), (2, BATCH * 2)]
+        {
+            let mut batch = Batch::default();
+            for tag in 0..count {
+                batch.push(tag, &Request { kind: 16, flags: 0, message: vec![0; length] });
+            }
+            let mut tags = Vec::new();
+            let mut from = 0;
+            while tags.len() < count {
+                let (piece, end) = batch.piece(tags.len());
+                assert!(!piece.is_empty() && piece.len() <= MOST && piece[0].1 == from);
+                assert!(end - from <= BATCH || piece.len() == 1, "{} bytes at once", end - from);
+                tags.extend(piece.iter().map(|(tag, _)| *tag));
+                from = end;
+            }
+            assert!(tags.into_iter().eq(0..count) && from == batch.bytes.len());
+        }
+    }
+
+    /// A refusal is read with the kernel's own sentence, and an acknowledgement is none.
+    #[test]
+    fn an_error_message_is_read() {
+        let header = |flags| {
+            let mut header = NetlinkHeader::default();
+            header.flags = flags;
+            header
+        };
+        let mut payload = (-17_i32).to_ne_bytes().to_vec();
+        payload.extend([0; 16]);
+        let plain = error_of(&header(0), &payload).expect("a refusal");
+        assert_eq!(plain.to_string(), "File exists (EEXIST)");
+        payload.extend([9, 0, 1, 0]);
+        payload.extend(b"taken\0\0\0\0");
+        let told = error_of(&header(ACK_TLVS), &payload).expect("a refusal");
+        assert_eq!(told.to_string(), "File exists (EEXIST): taken");
+        assert_eq!(error_of(&header(0), &[0; 20]), None);
+    }
 }

@@ -328,6 +328,13 @@ fn modules(top: &Table) -> (Vec<Module>, bool) {
     let mut whole = true;
     let mut modules = Vec::new();
     for (key, value) in entries(top, "module", &mut whole) {
+        // What belongs to the top of the file is soon typed below its first table.
+        let of_tables = || value.list().is_some_and(|list| list.iter().any(Value::is_table));
+        if TOP.example(key.text).is_some() && (!value.is_list() || of_tables()) {
+            key.stray(&TOP);
+            whole = false;
+            continue;
+        }
         let value = value.called(format!("module `{}`", shown(key.text)));
         let said = name(&key, "module");
         let Some(list) = value.list() else {

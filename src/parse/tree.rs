@@ -123,7 +123,7 @@ impl Kind {
         self.keys.iter().map(|(key, _)| *key)
     }
 
-    fn example(&self, key: &str) -> Option<&'static str> {
+    pub fn example(&self, key: &str) -> Option<&'static str> {
         self.keys.iter().find(|(known, _)| *known == key).map(|(_, example)| *example)
     }
 }
@@ -282,6 +282,10 @@ impl<'t> Value<'t> {
         matches!(self.tree.get_ref(), DeValue::Table(_))
     }
 
+    pub fn is_list(&self) -> bool {
+        matches!(self.tree.get_ref(), DeValue::Array(_))
+    }
+
     pub fn is_word(&self) -> bool {
         matches!(self.tree.get_ref(), DeValue::String(_))
     }
@@ -402,6 +406,12 @@ pub struct Word<'t> {
 }
 
 impl<'t> Word<'t> {
+    /// Tells a key that stands where a name is expected, and where it belongs.
+    pub fn stray(&self, kind: &Kind) {
+        self.page.strays.borrow_mut().push(self.text.to_owned());
+        self.fault(format!("`{}` names no module here", self.text), format!("`{}` belongs {}", self.text, home(kind)));
+    }
+
     /// A text that is one word.
     pub fn alone(page: &'t Page<'t>) -> Word<'t> {
         Word { text: page.text, page, what: "".into(), span: 0..page.text.len() }

@@ -85,8 +85,8 @@ impl Plan {
                     node: (*node).clone(),
                     wire: Some(name.clone()),
                     kind: "refused",
-                    message: format!("{node}: {reason}"),
-                    hint: format!("wire `{name}` is left as it is until that is put right"),
+                    message: format!("wire `{name}` is left as it is at `{node}`: {reason}"),
+                    hint: "put that right, then run `wire up` again".to_owned(),
                     blocks: true,
                 });
             } else {

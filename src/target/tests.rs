@@ -76,11 +76,19 @@ fn an_unknown_or_ambiguous_target_is_refused_with_a_hint() {
     let cases = [
         ("both", "`both` is the name of more than one thing", "say which: `module:both` or `node:both` or `wire:both`"),
         ("othr", "there is no module, node or wire `othr` in the topology", "did you mean `other`?"),
-        ("wire:hubz", "there is no wire `hubz` in the topology", "`wire check -v` lists what there is"),
+        ("wire:hubz", "there is no wire `hubz` in the topology", "a TARGET is a module, a node or a wire of the file"),
         ("module:hubz", "there is no module `hubz` in the topology", "did you mean `hubs`?"),
-        ("node:edge-both", "there is no node `edge-both` in the topology", "`wire check -v` lists what there is"),
+        (
+            "node:edge-both",
+            "there is no node `edge-both` in the topology",
+            "a TARGET is a module, a node or a wire of the file",
+        ),
         ("hosst", "there is no module, node or wire `hosst` in the topology", "did you mean `host`?"),
-        ("", "there is no module, node or wire `` in the topology", "`wire check -v` lists what there is"),
+        (
+            "",
+            "there is no module, node or wire `` in the topology",
+            "a TARGET is a module, a node or a wire of the file",
+        ),
         (
             "hub:edge",
             "`hub:edge` is no module, node or wire",

@@ -56,7 +56,7 @@ pub fn party<'a>(topology: &'a Topology, word: &str) -> Result<Party<'a>, Error>
     let error = Error::invalid(format!("the topology has no node `{word}`"));
     Err(match near {
         Some(name) => error.hint(format!("did you mean `{name}`?")),
-        None => error.hint("`wire check -v` names them all"),
+        None => error.hint("a node is one of [module], `host`, `outside`, or a VPN peer"),
     })
 }
 

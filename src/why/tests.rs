@@ -605,7 +605,11 @@ fn a_name_nobody_has_is_an_error_with_the_nearest_one() {
         ("gti", "the topology has no node `gti`", "did you mean `git`?"),
         ("Laptop", "the topology has no node `Laptop`", "did you mean `laptop`?"),
         ("outsid", "the topology has no node `outsid`", "did you mean `outside`?"),
-        ("nowhere-near", "the topology has no node `nowhere-near`", "`wire check -v` names them all"),
+        (
+            "nowhere-near",
+            "the topology has no node `nowhere-near`",
+            "a node is one of [module], `host`, `outside`, or a VPN peer",
+        ),
         ("code", "`code` is a module, not a node", "ask for one of its nodes: `git`, `dev`"),
         ("pub-shop", "`pub-shop` is a wire, not a node", "ask for its ends: `proxy` and `shop`"),
     ] {

@@ -40,18 +40,24 @@ impl Kernel {
         for change in work.changes.iter().filter(|change| matches!(change.action, Action::Remove { .. })) {
             *times.entry(change.wire.as_ref().unwrap_or(&change.node)).or_default() += 1;
         }
+        let mut pairs: HashMap<&Name, Vec<(&Name, u32)>> = HashMap::new();
+        for (node, open) in self.open.iter().filter(|_| !times.is_empty()) {
+            for (wire, held) in &open.ends {
+                pairs.entry(wire).or_default().push((node, held.index));
+            }
+        }
         let mut places: Vec<(usize, Vec<(&Name, u32)>)> = Vec::new();
         for (i, change) in work.changes.iter().enumerate() {
             let Action::Remove { device } = &change.action else { continue };
-            let own = self.open.get(&change.node).and_then(|open| match &change.wire {
-                Some(wire) => open.ends.get(wire).map(|held| held.index),
-                None => open.strays.get(device).copied(),
-            });
-            let mut ends: Vec<(&Name, u32)> = own.map(|index| (&change.node, index)).into_iter().collect();
-            if let Some(wire) = change.wire.as_ref().filter(|wire| times[wire] == 1) {
-                let others = self.open.iter().filter(|(name, _)| **name != change.node);
-                ends.extend(others.filter_map(|(name, open)| Some((name, open.ends.get(wire)?.index))));
-            }
+            let here = |(node, _): &&(&Name, u32)| **node == change.node;
+            let ends = match &change.wire {
+                Some(wire) if times[wire] == 1 => pairs.remove(wire).unwrap_or_default(),
+                Some(wire) => pairs.get(wire).into_iter().flatten().filter(here).copied().collect(),
+                None => {
+                    let stray = self.open.get(&change.node).and_then(|open| open.strays.get(device));
+                    stray.map(|index| (&change.node, *index)).into_iter().collect()
+                }
+            };
             places.push((i, ends));
         }
         let mut crowd: HashMap<&Name, usize> = HashMap::new();

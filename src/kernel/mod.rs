@@ -150,7 +150,9 @@ impl Kernel {
                 Err(error) => drop(state.refused.insert(node.clone(), error.message)),
             }
         }
-        self.hold(found)?;
+        for (node, error) in self.hold(found) {
+            state.refused.insert(node, error.message);
+        }
         if everywhere {
             self.find_struck(topology)?;
         }
@@ -212,20 +214,22 @@ impl Kernel {
                 free.insert(name, netns);
             }
         }
-        self.hold(free.into_iter().collect())
+        // One that cannot be entered is nobody's node.
+        self.hold(free.into_iter().collect());
+        Ok(())
     }
 
-    /// Opens a socket in each and keeps both.
-    fn hold(&mut self, found: Vec<(Name, Netns)>) -> Result<(), Error> {
+    /// Opens a socket in each and keeps both. Returns those that could not be entered.
+    fn hold(&mut self, found: Vec<(Name, Netns)>) -> Vec<(Name, Error)> {
         let home = &self.home;
+        let mut refused = Vec::new();
         for (name, open) in share(found, || (), |(), (name, netns)| (name, Open::new(netns, home))) {
-            let open = open.map_err(|error| match error.message.ends_with("Too many open files") {
-                true => error.hint("more namespaces than `ulimit -n` has room for, at two each: raise it"),
-                false => error,
-            });
-            self.open.insert(name, open?);
+            match open {
+                Ok(open) => drop(self.open.insert(name, open)),
+                Err(error) => refused.push((name, error)),
+            }
         }
-        Ok(())
+        refused
     }
 
     /// Two nodes in one namespace would each undo what the other wants; a container in the host's would have the host wired.

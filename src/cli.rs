@@ -17,9 +17,9 @@ const TOPOLOGY: &str = "/etc/wire/topology.toml";
                   3 a difference (plan, audit) or denied (why)."
 )]
 pub struct Cli {
-    /// The topology file
-    #[arg(short, long, global = true, value_name = "FILE", env = "WIRE_TOPOLOGY", default_value = TOPOLOGY)]
-    pub file: PathBuf,
+    /// The topology file; else $WIRE_TOPOLOGY, else /etc/wire/topology.toml
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub file: Option<PathBuf>,
     /// Print JSON to stdout
     #[arg(long, global = true)]
     pub json: bool,
@@ -37,6 +37,14 @@ pub struct Cli {
     pub trust_owner: Option<String>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// The topology file that is meant. A variable that is empty says nothing.
+    pub fn topology(&self) -> PathBuf {
+        let variable = || std::env::var_os("WIRE_TOPOLOGY").filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.file.clone().or_else(variable).unwrap_or_else(|| TOPOLOGY.into())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

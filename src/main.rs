@@ -18,6 +18,7 @@ mod topology;
 mod voice;
 mod why;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -57,10 +58,11 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         }
         _ => {}
     }
-    let path = cli.file.display().to_string();
-    let text = file::read(&cli.file, cli.trust_owner.as_deref())?;
+    let file = cli.topology();
+    let path = file.display().to_string();
+    let text = file::read(&file, cli.trust_owner.as_deref())?;
     let parsed = match &cli.command {
-        Command::Number => return number(cli, voice, &text),
+        Command::Number => return number(&file, voice, &text),
         _ => parse::topology(&text),
     };
     let topology = match parsed {
@@ -81,11 +83,11 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
     Ok(exit as u8)
 }
 
-fn number(cli: &Cli, voice: &Voice, text: &str) -> Result<u8, Error> {
+fn number(file: &Path, voice: &Voice, text: &str) -> Result<u8, Error> {
     match parse::number(text) {
         Ok((numbered, filled)) => {
             if !filled.is_empty() {
-                file::replace(&cli.file, &numbered)?;
+                file::replace(file, &numbered)?;
             }
             if voice.json {
                 let wires = filled.iter().map(|(wire, subnet)| serde_json::json!({ "wire": wire, "subnet": subnet }));
@@ -96,7 +98,7 @@ fn number(cli: &Cli, voice: &Voice, text: &str) -> Result<u8, Error> {
             }
             Ok(Exit::Done as u8)
         }
-        Err(faults) => Ok(voice.faults(&cli.file.display().to_string(), text, &faults) as u8),
+        Err(faults) => Ok(voice.faults(&file.display().to_string(), text, &faults) as u8),
     }
 }
 

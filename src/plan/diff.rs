@@ -85,7 +85,7 @@ impl Plan {
                     node: (*node).clone(),
                     wire: Some(name.clone()),
                     kind: "refused",
-                    message: format!("wire `{name}` is left as it is at `{node}`: {reason}"),
+                    message: format!("wire `{name}` is refused at `{node}`: {reason}"),
                     hint: "put that right, then run `wire up` again".to_owned(),
                     blocks: true,
                 });

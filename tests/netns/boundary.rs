@@ -216,3 +216,46 @@ fn an_empty_environment_is_enough() {
     host.run("host", &["env", "PATH=/run/trap", WIRE, "-f", TOPOLOGY, "down"]).expect(0);
     assert!(!host.path("/run/sprung").exists(), "wire ran a program of the path");
 }
+
+/// What lies in /run/netns and is no network namespace is its own node's trouble: named, its wires refused, the others made.
+/// A link to a namespace is as good as one, and what no node is named after troubles nobody.
+#[test]
+fn what_is_no_network_namespace_stands_alone() {
+    let world = small();
+    let host = world.host();
+    host.sh("ip netns del web; touch /run/netns/web /run/netns/odd");
+    host.sh("mount --bind /proc/self/ns/pid /run/netns/web; mount --bind /proc/self/ns/pid /run/netns/odd");
+    let up = host.wire(&["--json", "up"]).expect(1).json();
+    let failed = up["failed"].as_array().expect("a list");
+    let about_web = |failure: &serde_json::Value| failure["error"].as_str().is_some_and(|text| text.contains("`web`"));
+    assert!(!failed.is_empty() && failed.iter().all(about_web), "{up:#}");
+    for wire in world.wires.iter().filter(|wire| wire.ends.iter().all(|end| end.0 != "web")) {
+        assert!(host.ping(wire.ends[0].0, wire.ends[1].2), "{} is wired", wire.name);
+    }
+    host.sh("umount /run/netns/web; rm /run/netns/web; ip netns add real; ln -s /run/netns/real /run/netns/web");
+    host.wire(&["up", "--strict"]).expect(0);
+    host.wire(&["audit"]).expect(0);
+}
+
+/// With --json, what keeps a command from starting is one object on stdout as well, and is told on stderr as ever.
+#[test]
+fn an_error_is_an_object_too() {
+    let host = small().host();
+    for args in [["--json", "up", "nobody"], ["--json", "audit", "nobody"], ["--json", "lab", "--in=nobody"]] {
+        let output = host.wire(&args).expect(2);
+        let object = output.json();
+        assert!(object["error"].as_str().is_some_and(|text| text.contains("nobody")), "{object}");
+        assert!(output.stderr.contains("nobody"), "{}", output.stderr);
+    }
+}
+
+/// Waiting that is a failure is told as one.
+#[test]
+fn waiting_that_fails_is_told() {
+    let host = small().host();
+    host.sh("ip netns del web");
+    for args in [&["up", "--strict"][..], &["up", "web"], &["up", "node:web"]] {
+        let told = host.wire(args).expect(1).stderr;
+        assert!(told.contains("error: ") && told.contains("`web`"), "{args:?}: {told}");
+    }
+}

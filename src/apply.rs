@@ -29,7 +29,8 @@ pub fn change(
     let mut kernel = Kernel::open(Some(run))?;
     let mut report = Report::default();
     let mut refused: Vec<(Change, String)> = Vec::new();
-    for round in 0.. {
+    let mut round = 0;
+    loop {
         let seen = observe(&mut kernel, topology, scope)?;
         let Plan { changes, waiting, findings } = plan::diff(&want(&seen), &seen);
         if changes.is_empty() || round == ROUNDS {
@@ -53,8 +54,8 @@ pub fn change(
             again.into_iter().filter(|done| round == 0 || !plan.changes.iter().any(|c| c.is_same(done))).collect();
         report.done.extend(plan.changes);
         kernel.find_again(topology)?;
+        round += 1;
     }
-    Ok((report, State::default()))
 }
 
 /// What was said last when it was tried, or when something else was with the same wire.

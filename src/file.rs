@@ -2,9 +2,12 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use crate::error::{Context, Error};
@@ -41,12 +44,19 @@ pub fn read(path: &Path, trusted: Option<&str>) -> Result<String, Error> {
     if !about.is_file() && !about.file_type().is_fifo() {
         return Err(Error::invalid(format!("{shown} is no file")).hint("name a topology file with `-f FILE`"));
     }
-    if about.is_file() {
-        text(path, file)
-    } else {
-        // Reading a pipe waits for its writer, now that it is known to be the right one's.
-        text(path, File::open(path).context(format!("cannot open {shown}"))?)
+    if !about.is_file() {
+        wait_for_writer(&file).context(format!("cannot read {shown}"))?;
     }
+    text(path, file)
+}
+
+/// A pipe that was opened without waiting: its writer may be yet to come. The same descriptor goes on, since the path may lead to
+/// another file by now.
+fn wait_for_writer(pipe: &File) -> nix::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(pipe, FcntlArg::F_GETFL)?);
+    fcntl(pipe, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+    Ok(())
 }
 
 fn text(path: &Path, file: File) -> Result<String, Error> {
@@ -107,4 +117,29 @@ pub fn replace(path: &Path, text: &str) -> Result<(), Error> {
         let _ = fs::remove_file(&new);
     }
     written.context(failed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pipe is read to its end although nobody writes to it yet when it is opened, and is opened once: what its path leads to
+    /// afterwards does not matter.
+    #[test]
+    fn a_pipe_is_waited_for_and_opened_once() {
+        let path = std::env::temp_dir().join(format!("wire-pipe-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let other = path.clone();
+        let writer = std::thread::spawn(move || {
+            // Opening for writing waits for the reader.
+            let mut pipe = fs::OpenOptions::new().write(true).open(&other).unwrap();
+            fs::remove_file(&other).unwrap();
+            fs::write(&other, "another file").unwrap();
+            pipe.write_all(b"the right one").unwrap();
+        });
+        let read = read(&path, None);
+        writer.join().unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(read, Ok("the right one".to_owned()));
+    }
 }

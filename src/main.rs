@@ -1,5 +1,5 @@
 //! `wire`: text → topology → wanted state; kernel → seen state; their difference is the plan, and every command is a part of
-//! that one line. This is the only room that prints.
+//! that one line.
 
 mod apply;
 mod cli;

@@ -116,8 +116,9 @@ impl Lab {
         let world = self.namespace(OUTSIDE)?;
         let there = world.inside(&self.home, Socket::open)??;
         for (number, uplink) in uplinks.iter().enumerate() {
-            // Addresses that no network has (RFC 5737), a /30 for each uplink.
-            let address = |last: u8| IpAddr::from(Ipv4Addr::new(192, 0, 2, (4 * number as u8).wrapping_add(last)));
+            // From a network that nobody routes (RFC 2544, 198.18.0.0/15), a /30 for each uplink.
+            let first = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + 4 * number as u32;
+            let address = |last: u32| IpAddr::from(Ipv4Addr::from(first + last));
             let network = |last| IpNetwork::new(address(last), 30).context("an uplink's address");
             let index = 1000 + number as u32;
             let pair = link::unmarked_pair(uplink.as_str(), index, world.as_fd());

@@ -9,6 +9,7 @@ mod file;
 mod kernel;
 mod lab;
 mod near;
+mod nft;
 mod parse;
 mod plan;
 mod report;

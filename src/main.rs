@@ -13,6 +13,7 @@ mod nft;
 mod parse;
 mod plan;
 mod report;
+mod rules;
 mod state;
 mod target;
 mod topology;

@@ -23,7 +23,7 @@ mod opening;
 #[cfg(test)]
 mod tests;
 
-pub use opening::{Beginning, Opening};
+pub use opening::{Beginning, Opening, Openings};
 use opening::{Egress, INSIDE, Match, PRIVATE, Path, Published, Towards, named, of_family, pairs, ranges_of};
 
 /// Addresses from first to last, both meant, with the seconds until they go.
@@ -101,21 +101,27 @@ impl<'a> Rules<'a> {
         Some(draft.table)
     }
 
-    /// What may begin in a node: what its table lets through, whatever of it is loaded.
-    pub fn openings(&self, node: &Name) -> Vec<Opening> {
-        let mut openings = Vec::new();
+    /// What may begin in a node: what its table lets through.
+    pub fn openings(&self, node: &Name) -> Openings {
+        let mut all = Openings::default();
         for (wire, side) in self.wires_of(node) {
-            openings.extend(self.into(wire, *side));
-            openings.extend(self.out_of(wire, *side));
-            openings.extend(self.outwards(wire, *side));
+            all.list.extend(self.into(wire, *side));
+            all.list.extend(self.out_of(wire, *side));
+            all.list.extend(self.outwards(wire, *side));
             if node.is_host() {
-                openings.extend(self.handed_in(wire, *side));
+                all.list.extend(self.handed_in(wire, *side));
             } else if self.topology.hubs.contains_key(node) {
-                openings.extend(self.for_clients(wire, *side));
+                all.list.extend(self.for_clients(wire, *side));
+            }
+            let list = if wire.mode == Mode::Audit { &mut all.watched } else { &mut all.policed };
+            for pair in pairs(wire, *side) {
+                all.own.push(pair.own);
+                list.push(pair.far.into());
             }
         }
-        openings.extend(self.handed_through(node));
-        openings
+        all.list.extend(self.handed_through(node));
+        all.policed.extend(self.clients_of(node).map(|clients| clients.prefix));
+        all
     }
 
     /// The devices of a node that must forward: its wires by their names, and others.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use super::{Range, Ranges, Rules};
+use crate::nft::{Key, Table, Value};
 use crate::topology::{Device, Flow, Name, Protocol, Rate, Service, Whom, Wire};
 use crate::why::{self, may_use};
 
@@ -66,6 +67,36 @@ pub fn named(set: &Name, ipv4: bool) -> String {
     format!("{}.{set}", if ipv4 { "set" } else { "set6" })
 }
 
+/// Everything that may begin in one namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Openings {
+    pub list: Vec<Opening>,
+    /// The addresses of the node's own ends.
+    pub own: Vec<IpAddr>,
+    /// Those of the far ends, and of a hub's clients.
+    pub policed: Vec<IpNetwork>,
+    /// Those of the far ends of wires in audit mode.
+    pub watched: Vec<IpNetwork>,
+}
+
+impl Openings {
+    /// Whether a connection goes over a wire, as far as addresses tell: others are nobody's business here.
+    pub fn is_over_a_wire(&self, beginning: &Beginning) -> bool {
+        let Beginning { from, to, .. } = beginning;
+        let far = |address: &IpAddr| self.policed.iter().chain(&self.watched).any(|network| network.contains(*address));
+        let own = |address: &IpAddr| self.own.contains(address);
+        far(from) || far(to) || own(from) != own(to)
+    }
+
+    /// Whether anything lets a connection begin.
+    pub fn let_begin(&self, beginning: &Beginning, table: &Table) -> bool {
+        let watched = |address: IpAddr| self.watched.iter().any(|network| network.contains(address));
+        watched(beginning.from)
+            || watched(beginning.to)
+            || self.list.iter().any(|opening| opening.lets(beginning, table))
+    }
+}
+
 /// What a connection's first packet is: what `conntrack` remembers of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beginning {
@@ -79,7 +110,7 @@ pub struct Beginning {
 
 impl Opening {
     /// Whether a connection may begin by it. A rate is not asked: what has begun may stay.
-    pub fn lets(&self, beginning: &Beginning, ranges: impl Fn(&str) -> Option<Vec<Range>>) -> bool {
+    pub fn lets(&self, beginning: &Beginning, table: &Table) -> bool {
         let Beginning { from, to, protocol, port } = *beginning;
         let service = &self.service;
         let is_service = service.protocol == protocol
@@ -91,8 +122,9 @@ impl Opening {
                     .is_none_or(|kind| super::icmp_number(protocol, kind).is_none_or(|kind| u16::from(kind) == port)),
             };
         let within = |set: &str, address: IpAddr| {
-            ranges(set)
-                .is_some_and(|ranges| ranges.iter().any(|(first, last, _)| *first <= address && address <= *last))
+            let address = Value::address(address);
+            let inside = |key: &Key| matches!(key, Key::Range(first, last) if *first <= address && address <= *last);
+            table.sets.get(set).is_some_and(|set| set.elements.keys().any(inside))
         };
         let holds = |matches: &[Match], address: IpAddr| {
             matches.iter().all(|one| match one {

@@ -2,10 +2,13 @@
 //! It decides nothing; what is right is said by the plan it is given.
 
 mod address;
+#[allow(dead_code, reason = "for the rules of `up`")]
+mod conntrack;
 mod execute;
 pub mod lab;
 mod link;
 mod netns;
+mod nfnl;
 mod observe;
 mod podman;
 mod process;
@@ -30,7 +33,7 @@ use self::netns::Netns;
 use self::podman::{Podman, Standing};
 use self::run::{Remembered, RunDirectory};
 use self::share::share;
-use self::socket::Socket;
+use self::socket::{NETLINK_ROUTE, Socket};
 use self::sysctl::Sysctls;
 use crate::error::{Context, Error};
 use crate::state::{Setting, State};
@@ -114,7 +117,7 @@ impl Kernel {
         let remembered = run.as_ref().map_or(Ok(Remembered::new()), RunDirectory::remembered)?;
         Ok(Kernel {
             home: Netns::own()?,
-            socket: Socket::open()?,
+            socket: Socket::open(NETLINK_ROUTE)?,
             open: BTreeMap::new(),
             podman: Podman::new(),
             sysctls: Sysctls::default(),
@@ -295,7 +298,7 @@ fn make_room() {
 
 impl Open {
     fn new(netns: Netns, home: &Netns) -> Result<Open, Error> {
-        let socket = netns.inside(home, Socket::open)??;
+        let socket = netns.inside(home, || Socket::open(NETLINK_ROUTE))??;
         let cookie = sys::netns_cookie(socket.as_fd()).context("cannot tell a network namespace from another")?;
         let (ends, strays, settings) = (HashMap::new(), HashMap::new(), BTreeMap::new());
         Ok(Open { netns, socket, cookie, ends, strays, settings, next_index: 1 })

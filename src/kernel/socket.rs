@@ -1,6 +1,6 @@
-//! One route netlink socket: requests in batches, answers as values. It knows the protocol and nothing of wires.
+//! One netlink socket: requests in batches, answers as values. It knows the protocol and nothing of wires.
 //!
-//! rtnetlink handles every message inside `sendmsg`, so when that returns all answers are already queued. Without `NLM_F_ACK`
+//! rtnetlink and nfnetlink handle every message inside `sendmsg`, so when that returns all answers are already queued. Without `NLM_F_ACK`
 //! only refusals appear: send, then receive until there is nothing more, is the whole protocol and needs no runtime.
 
 use std::cell::Cell;
@@ -11,7 +11,7 @@ use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NlaBuffer,
     NlasIterator,
 };
-use netlink_sys::protocols::NETLINK_ROUTE;
+pub use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
 
 use crate::error::{Context, Error};
@@ -59,7 +59,7 @@ fn refusal(error: &std::io::Error) -> Refusal {
 
 /// One message for the kernel, all but its header's running number.
 pub struct Request {
-    /// `RTM_*` (linux/rtnetlink.h).
+    /// `RTM_*` (linux/rtnetlink.h), or as `nfnl` makes it.
     pub kind: u16,
     /// Beside `NLM_F_REQUEST`.
     pub flags: u16,
@@ -114,11 +114,11 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    /// A socket of the namespace that the calling thread is in, for good.
-    pub fn open() -> Result<Socket, Error> {
+    /// A socket of the namespace that the calling thread is in, for good. `protocol` is a `NETLINK_*` (linux/netlink.h).
+    pub fn open(protocol: isize) -> Result<Socket, Error> {
         let open = || -> std::io::Result<netlink_sys::Socket> {
             // It is bound by its first message, and listens to no group.
-            let socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+            let socket = netlink_sys::Socket::new(protocol)?;
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
             // Filters of dump requests are ignored without it.

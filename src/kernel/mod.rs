@@ -9,6 +9,8 @@ pub mod lab;
 mod link;
 mod netns;
 mod nfnl;
+#[allow(dead_code, reason = "for the rules of `up`")]
+mod nft;
 mod observe;
 mod podman;
 mod process;

@@ -11,6 +11,8 @@ mod load;
 mod netns;
 mod nft;
 mod nfnl;
+#[allow(dead_code, reason = "for the rules of `up`")]
+mod nft;
 mod observe;
 mod podman;
 mod process;

@@ -40,6 +40,14 @@ pub enum Foreign {
     Bound(Text),
 }
 
+impl Foreign {
+    pub fn name(&self) -> &str {
+        match self {
+            Foreign::FlowTable(name) | Foreign::Object(_, name) | Foreign::Bound(name) => name,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chain {
     /// Where packets enter it by themselves; none for a chain that others jump to.

@@ -9,10 +9,9 @@ pub mod lab;
 mod link;
 mod load;
 mod netns;
-mod nft;
 mod nfnl;
-#[allow(dead_code, reason = "for the rules of `up`")]
 mod nft;
+#[allow(dead_code, reason = "for the rules of `up`")]
 mod observe;
 mod podman;
 mod process;
@@ -279,7 +278,8 @@ impl Kernel {
             state.namespaces.remove(&name);
             self.open.remove(&name);
             if name.is_host() || topology.nodes.contains_key(&name) {
-                let reason = "its nftables have a table `inet wire` that is not wire's; `nft delete table inet wire` there";
+                let reason =
+                    "its nftables have a table `inet wire` that is not wire's; `nft delete table inet wire` there";
                 state.refused.insert(name, reason.to_owned());
             }
         }

@@ -308,7 +308,8 @@ impl Open {
         }
         let ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
         let mut others = survey.others.get(node).cloned().unwrap_or_default();
-        let known = remembered.into_iter().flatten().filter_map(|(path, value)| Some((Setting::of_path(path)?, *value)));
+        let known =
+            remembered.into_iter().flatten().filter_map(|(path, value)| Some((Setting::of_path(path)?, *value)));
         for (place, value) in known.filter(|((device, _), _)| device.as_str() != "all") {
             others.insert(place.0.clone());
             namespace.others_remembered.insert(place, value);
@@ -322,7 +323,8 @@ impl Open {
                 }
                 let forwarding = if is_ipv6 { Setting::ForceForwarding6 } else { Setting::Forwarding };
                 for device in &others {
-                    beside.extend(conf.read(device.as_str(), forwarding).map(|now| ((device.clone(), forwarding), now)));
+                    beside
+                        .extend(conf.read(device.as_str(), forwarding).map(|now| ((device.clone(), forwarding), now)));
                 }
                 let whole: &[Setting] = if is_ipv6 { &[Setting::Forwarding6] } else { &WHOLE_NAMESPACE };
                 seen.extend(whole.iter().filter_map(|s| Some((*s, conf.read("all", *s)?))));

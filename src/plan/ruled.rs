@@ -26,7 +26,9 @@ impl Plan {
     pub(super) fn rules(&mut self, node: &Name, wanted: &Namespace, seen: &Namespace) {
         let (table, differences) = match (&wanted.table, &seen.table) {
             (None, None) => return,
-            (None, Some(_)) => return self.change(node, None, Action::Unload, "no wire is left that they would police"),
+            (None, Some(_)) => {
+                return self.change(node, None, Action::Unload, "no wire is left that they would police");
+            }
             (Some(table), None) => {
                 let what = format!("{node} has no rules of wire's");
                 (table, vec![Difference { wire: None, what }])
@@ -142,7 +144,9 @@ impl Found {
         for (key, element) in &wanted.elements {
             match seen.elements.get(key) {
                 None => say(format!("set {name} lacks {}", words(wanted, key))),
-                Some(seen) if !is_same(element, seen) => say(format!("{} in set {name} is another", words(wanted, key))),
+                Some(seen) if !is_same(element, seen) => {
+                    say(format!("{} in set {name} is another", words(wanted, key)))
+                }
                 Some(_) => {}
             }
         }

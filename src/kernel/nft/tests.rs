@@ -264,7 +264,9 @@ fn what_is_loaded_is_read_back() {
         let found = table(&socket);
         assert_eq!(found, broad());
         let listing = list();
-        elsewhere();
+        let socket = elsewhere();
         nft(&listing, &["-f", "-"]).expect("nft takes what it printed");
+        let found = table(&socket);
+        assert_eq!(found, broad(), "as nft makes it of its own words");
     });
 }

@@ -591,3 +591,226 @@ fn words_are_kept_as_they_are() {
         }
     });
 }
+
+/// Chooses from what a test is dealt, the same from the same.
+struct Choice<'a>(&'a mut dyn Iterator<Item = u16>);
+
+impl Choice<'_> {
+    fn below(&mut self, end: usize) -> usize {
+        usize::from(self.0.next().unwrap_or(0)) % end
+    }
+
+    fn of<T: Clone>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())].clone()
+    }
+
+    fn yes(&mut self) -> bool {
+        self.below(2) == 1
+    }
+
+    fn address(&mut self, ipv4: bool) -> IpAddr {
+        match ipv4 {
+            true => IpAddr::from([10, 0, self.below(2) as u8, self.below(256) as u8]),
+            false => IpAddr::from([0xfd00, 0, 0, 0, 0, 0, self.below(2) as u16, self.below(9) as u16]),
+        }
+    }
+
+    /// Ranges that do not meet, some side by side, up to the last address or from the first.
+    fn ranges(&mut self, ipv4: bool) -> Set {
+        let value = |number: u128| match ipv4 {
+            true => Value::new(&(number as u32).to_be_bytes()),
+            false => Value::new(&number.to_be_bytes()),
+        };
+        let last = if ipv4 { u128::from(u32::MAX) } else { u128::MAX };
+        let mut edges: Vec<u128> = (0..2 * self.below(6)).map(|_| self.below(300) as u128 * (last / 299)).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        let mut elements = std::collections::BTreeMap::new();
+        for pair in edges.windows(2) {
+            if self.below(3) > 0 {
+                // The last address belongs to a range that begins before it.
+                let end = if pair[1] == last / 299 * 299 { last } else { pair[1] - 1 };
+                let expires = self.yes().then(|| 1000 + self.below(5000) as u64);
+                elements.insert(Key::Range(value(pair[0]), value(end)), Element { expires, leads_to: None });
+            }
+        }
+        let key = vec![if ipv4 { Type::Ipv4 } else { Type::Ipv6 }];
+        Set { key, interval: true, timeout: true, elements, ..Set::default() }
+    }
+
+    fn verdict(&mut self, later: &[Text]) -> Verdict {
+        match self.below(5) {
+            0 => Verdict::Drop,
+            1 if !later.is_empty() => Verdict::Jump(self.of(later)),
+            2 if !later.is_empty() => Verdict::Goto(self.of(later)),
+            3 => Verdict::Return,
+            _ => Verdict::Accept,
+        }
+    }
+
+    /// A rule that nft can say in its own words, so of one family and one protocol.
+    fn rule(&mut self, later: &[Text], table: &Table) -> Rule {
+        let (ipv4, protocol) = (self.yes(), self.of(&[TCP, UDP]));
+        let icmp = if ipv4 { ICMP } else { ICMPV6 };
+        let is_icmp = self.below(4) == 0;
+        let side = self.of(&[Side::Source, Side::Destination]);
+        let how = self.of(&[Compare::Equal, Compare::Different]);
+        let limit = Limit {
+            rate: 1 + self.below(50) as u64,
+            unit: self.of(&[1, 60, 3600]),
+            burst: 1 + self.below(9) as u32,
+            over: self.yes(),
+        };
+        let low = self.below(60_000) as u16;
+        let mut rule = Rule::new();
+        for _ in 0..self.below(4) {
+            rule = match self.below(10) {
+                0 => {
+                    let prefix = self.below(if ipv4 { 32 } else { 128 }) as u8 + 1;
+                    let network = ipnetwork::IpNetwork::new(self.address(ipv4), prefix).expect("a network");
+                    rule.address(side, how, &network)
+                }
+                1 => {
+                    let set: Text = if ipv4 { "set.x" } else { "set6.x" }.into();
+                    if !table.sets.contains_key(&set) {
+                        continue;
+                    }
+                    rule.address_in(side, ipv4, Among::Named(set), self.yes())
+                }
+                2 if is_icmp => rule.icmp_type(icmp, self.of(&[128, 129, 3])),
+                2 => rule.ports(protocol, (low, low + self.below(2) as u16 * 17)),
+                3 if is_icmp => rule.icmp_types(icmp, &[3, 128, 129][self.below(2)..]),
+                3 => rule.ports_in(protocol, &[low, low + 1, 65_000][self.below(2)..]),
+                4 => rule.state(self.of(&[NEW, NEW | ESTABLISHED])),
+                5 => rule.device(self.of(&[Way::In, Way::Out]), "lo"),
+                6 => {
+                    let devices =
+                        ["a", "wire-12345", "fifteenletters0"][self.below(2)..].iter().copied().map(Value::device);
+                    let devices: Vec<Value> = devices.collect();
+                    rule.devices(self.of(&[Way::In, Way::Out]), among(Type::IfName, devices), self.yes())
+                }
+                7 => rule.limit(limit),
+                8 if table.sets.contains_key("rate.1") && ipv4 => rule.limit_each("rate.1", true, limit),
+                8 if !ipv4 => rule.from_the_link(),
+                _ => rule.handed_on(),
+            };
+        }
+        if self.yes() {
+            rule = rule.log(self.of(&["wire denied", "wire allowed leaf"]));
+        }
+        if self.below(4) == 0 {
+            rule = rule.comment(self.of(&["a comment", "another", "leaf -> hub"]));
+        }
+        match self.below(5) {
+            0 => rule.counted(),
+            1 if table.counters.contains_key("denied.leaf") => rule.count("denied.leaf").drop(),
+            2 => {
+                let verdicts = [self.verdict(later), self.verdict(later)];
+                rule.by_state([ESTABLISHED, INVALID].into_iter().zip(verdicts))
+            }
+            3 if table.sets.contains_key("by.device") => rule.dispatch(Way::In, "by.device"),
+            _ => rule.verdict(self.verdict(later)),
+        }
+    }
+
+    fn table(&mut self) -> Table {
+        let mut table = Table::default();
+        let names: Vec<Text> = ["a", "b.x", "c", "d", "e"].map(Text::from).into_iter().filter(|_| self.yes()).collect();
+        for counter in ["denied.leaf", "other"] {
+            if self.yes() {
+                table.counters.insert(counter.into(), 0);
+            }
+        }
+        for (set, ipv4) in [("set.x", true), ("set6.x", false)] {
+            if self.yes() {
+                table.sets.insert(set.into(), self.ranges(ipv4));
+            }
+        }
+        if self.yes() {
+            let set = Set {
+                key: vec![Type::Ipv4],
+                timeout: true,
+                dynamic: true,
+                size: self.of(&[100, 65_535]),
+                expiry: 60,
+                ..Set::default()
+            };
+            table.sets.insert("rate.1".into(), set);
+        }
+        // What a map leads to has no way to a rule that looks into it.
+        let (looking, led_to) = names.split_at(names.len() / 2);
+        if self.yes() {
+            let devices = ["lo", "a", "b", "c"].into_iter().filter(|_| self.yes()).collect::<Vec<_>>();
+            let element = |verdict| Element { leads_to: Some(Target::Verdict(verdict)), expires: None };
+            let elements = devices
+                .into_iter()
+                .map(|name| (Key::One(Value::device(name)), element(self.verdict(led_to))))
+                .collect();
+            let set = Set { key: vec![Type::IfName], leads_to: Some(Leads::Verdict), elements, ..Set::default() };
+            table.sets.insert("by.device".into(), set);
+        }
+        let without = {
+            let mut table = table.clone();
+            table.sets.remove("by.device");
+            table
+        };
+        for (place, name) in names.iter().enumerate() {
+            let seen = if looking.contains(name) { &table } else { &without };
+            let rules: Vec<Rule> = (0..self.below(4)).map(|_| self.rule(&names[place + 1..], seen)).collect();
+            table.chains.insert(name.clone(), Chain::of(rules));
+        }
+        for hook in [Hook::Input, Hook::Forward, Hook::Output] {
+            if self.yes() {
+                let base = Base { priority: self.of(&[0, -5]), drop: self.yes(), ..filter(hook) };
+                let rules: Vec<Rule> = (0..self.below(4)).map(|_| self.rule(&names, &table)).collect();
+                table.chains.insert(format!("{hook:?}").into(), Chain::base(base, rules));
+            }
+        }
+        if self.yes() {
+            let ipv4 = self.yes();
+            let port = self.yes().then_some(8080);
+            let rule = Rule::new().for_this_host().ports(TCP, (80, 80)).to_destination(self.address(ipv4), port);
+            table.chains.insert("prerouting".into(), Chain::base(nat(Hook::Prerouting, -100), [rule]));
+        }
+        if self.yes() {
+            let ipv4 = self.yes();
+            let rules = [Rule::new().from_source(self.address(ipv4)), Rule::new().masquerade()];
+            let rules = rules.into_iter().take(1 + self.below(2));
+            table.chains.insert("postrouting".into(), Chain::base(nat(Hook::Postrouting, 100), rules));
+        }
+        table
+    }
+}
+
+/// Whatever the tables: each is read back as it was loaded, anew and in place of another, and nft takes it again.
+#[test]
+fn any_table_takes_the_place_of_any_other() {
+    use proptest::prelude::*;
+    alone("any_table_takes_the_place_of_any_other", || {
+        let (one, other) = (elsewhere(), socket());
+        let _keep = (&one, &other);
+        let config = ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() };
+        let mut runner = proptest::test_runner::TestRunner::new(config);
+        let dealt = prop::collection::vec(any::<u16>(), 0..500);
+        let outcome = runner.run(&dealt, |dealt| {
+            let wanted = Choice(&mut dealt.into_iter()).table();
+            // In place of whatever was there before.
+            let seen = read(&one).expect("it can be read");
+            let changed = change(&one, seen.table.as_ref(), Some(&wanted), seen.generation);
+            prop_assert_eq!(changed, Ok(()));
+            prop_assert_eq!(&table(&one), &wanted);
+            // Anew.
+            load(&other, None);
+            load(&other, Some(&wanted));
+            prop_assert_eq!(&table(&other), &wanted);
+            let listing = list();
+            let again = nft(&format!("delete table inet wire\n{listing}"), &["-f", "-"]);
+            prop_assert!(again.is_ok(), "{}\n{}", listing, again.unwrap_err());
+            prop_assert_eq!(&table(&other), &wanted, "{}", listing);
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            panic!("{error}");
+        }
+    });
+}

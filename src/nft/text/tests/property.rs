@@ -13,19 +13,23 @@ proptest! {
     fn nft_says_what_it_was_told(choices in prop::collection::vec(any::<u32>(), 0..600)) {
         let text = super::super::table(&Maker { choices: choices.into_iter() }.table());
         let listed = listed(&text).map_err(TestCaseError::fail)?;
-        prop_assert_eq!(bare_of_families(&canonical(&listed)), bare_of_families(&canonical(&text)), "{}", text);
+        let (told, said) = (bare_of_families(&canonical(&text)), bare_of_families(&canonical(&listed)));
+        let differ = told.lines().zip(said.lines()).find(|(told, said)| told != said);
+        prop_assert!(told == said, "{:#?}\n{}", differ, text);
     }
 }
 
-/// Without the words that nft adds and leaves out as it likes, where they stand apart from what they are needed for.
+/// Without the words that nft leaves out where other words imply them, though not always as they were told.
 fn bare_of_families(text: &str) -> String {
-    let mut words: Vec<&str> = text.split(' ').collect();
-    while let Some(at) =
-        words.windows(2).position(|pair| matches!(pair[0].trim(), "meta") && matches!(pair[1], "nfproto" | "l4proto"))
-    {
-        words.drain(at..(at + 3).min(words.len()));
-    }
-    words.join(" ")
+    let bare = |line: &str| {
+        let mut words: Vec<&str> = line.trim().split(' ').collect();
+        let implied = |pair: &[&str]| pair[0] == "meta" && matches!(pair[1], "nfproto" | "l4proto");
+        while let Some(at) = words.windows(2).position(implied) {
+            words.drain(at..(at + 3).min(words.len()));
+        }
+        words.join(" ") + "\n"
+    };
+    text.lines().map(bare).collect()
 }
 
 /// Makes a table by choices; where they run out the plainest is taken, so that a failure shrinks to a small one.
@@ -128,7 +132,7 @@ impl Maker {
                 let ports = [self.port(), self.port(), 0, 1];
                 rule.ports_in(self.one_of(&[TCP, UDP]), &ports)
             }
-            8 => rule.protocol(self.below(256) as u8),
+            8 => rule.protocol(self.one_of(&[TCP, UDP, ICMP, ICMPV6, 254])),
             9 => rule.icmp_type(self.one_of(&[ICMP, ICMPV6]), self.below(256) as u8),
             10 => rule.icmp_types(self.one_of(&[ICMP, ICMPV6]), &[1, 3, self.below(256) as u8]),
             11 => rule.from_the_link(),

@@ -24,10 +24,28 @@ pub struct Table {
     pub sets: BTreeMap<Text, Set>,
     /// The named counters, each with the packets that it has counted: zero in what is wanted.
     pub counters: BTreeMap<Text, u64>,
-    /// What somebody put into the table that wire never makes (a flow table, a quota), by its name. Only ever seen.
-    pub foreign: BTreeSet<Text>,
+    /// What somebody put into the table that wire never makes. Only ever seen.
+    pub foreign: BTreeSet<Foreign>,
     /// `NFT_TABLE_F_DORMANT`: switched off by somebody. Only ever seen.
     pub dormant: bool,
+}
+
+/// What wire never makes, by its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Foreign {
+    FlowTable(Text),
+    /// A quota and the like, by its `NFT_OBJECT_*` (linux/netfilter/nf_tables.h).
+    Object(u32, Text),
+    /// A chain that belongs to the one rule that jumps to it, and goes with that.
+    Bound(Text),
+}
+
+impl Foreign {
+    pub fn name(&self) -> &str {
+        match self {
+            Foreign::FlowTable(name) | Foreign::Object(_, name) | Foreign::Bound(name) => name,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -213,8 +231,20 @@ pub enum Type {
     CtState = 26,
     Icmpv6Type = 29,
     IfName = 41,
-    /// Any other. Only ever seen.
+    /// Any other, or a set that is unlike wire's in another way. Only ever seen.
     Other = 0,
+}
+
+impl Type {
+    /// How many bytes a value of it has.
+    pub fn length(self) -> usize {
+        match self {
+            Type::Protocol | Type::IcmpType | Type::Icmpv6Type => 1,
+            Type::Service => 2,
+            Type::Ipv4 | Type::CtState | Type::Other => 4,
+            Type::Ipv6 | Type::IfName => 16,
+        }
+    }
 }
 
 /// What a map leads to.

@@ -163,6 +163,15 @@ impl Rule {
         rule.compare(Compare::AtLeast, Value::port(low)).compare(Compare::AtMost, Value::port(high))
     }
 
+    /// `udp sport 67 udp dport 68`.
+    pub fn ports_between(self, protocol: u8, from: u16, to: u16) -> Rule {
+        self.protocol(protocol)
+            .with([SPORT])
+            .compare(Compare::Equal, Value::port(from))
+            .with([DPORT])
+            .compare(Compare::Equal, Value::port(to))
+    }
+
     /// `tcp dport { 80, 443 }`.
     pub fn ports_in(self, protocol: u8, ports: &[u16]) -> Rule {
         let set = among(Type::Service, ports.iter().map(|port| Value::port(*port)));
@@ -223,10 +232,10 @@ impl Rule {
         ])
     }
 
-    /// `fib daddr type local`.
-    pub fn for_this_host(self) -> Rule {
+    /// `fib daddr type != local`.
+    pub fn not_for_this_host(self) -> Rule {
         self.with([Expression::Fib { result: FIB_TYPE, flags: FIB_DESTINATION, to: REG }])
-            .compare(Compare::Equal, Value::host(LOCAL))
+            .compare(Compare::Different, Value::host(LOCAL))
     }
 
     /// `limit rate …`.
@@ -315,6 +324,7 @@ impl Rule {
 
 /// The destination port, where tcp and udp both have it.
 const DPORT: Expression = Expression::Payload { base: Header::Transport, offset: 2, length: 2, to: REG };
+const SPORT: Expression = Expression::Payload { base: Header::Transport, offset: 0, length: 2, to: REG };
 const ICMP_TYPE: Expression = Expression::Payload { base: Header::Transport, offset: 0, length: 1, to: REG };
 
 /// An anonymous set of single values.

@@ -55,7 +55,7 @@ pub fn table(table: &Table) -> String {
         block(&chain(name, value));
     }
     for name in &table.foreign {
-        block(&format!("\t# not made by wire: {}\n", clean(name)));
+        block(&format!("\t# not made by wire: {}\n", clean(name.name())));
     }
     text + "}\n"
 }

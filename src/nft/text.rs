@@ -21,11 +21,25 @@ const PREFIX_MAX: usize = 127;
 /// The burst that nft takes where none is said, and does not say.
 const BURST: u32 = 5;
 
-/// The names without a dot that wire gives to chains and maps: no keywords of nft.
-const PLAIN: [&str; 6] = ["forward", "input", "output", "postrouting", "prerouting", "related"];
+/// The names without a dot that wire gives to chains, sets and maps: no keywords of nft.
+const PLAIN: [&str; 13] = [
+    "clients",
+    "denied",
+    "forward",
+    "input",
+    "inside",
+    "inside6",
+    "output",
+    "outside",
+    "postrouting",
+    "prerouting",
+    "private",
+    "private6",
+    "related",
+];
 
-/// What a wire's own chains begin with, in the order in which they are read.
-const OF_A_WIRE: [&str; 5] = ["in", "out", "through", "watched", "denied"];
+/// What the names of a wire's own chains begin with, in the order in which they are read.
+const OF_A_WIRE: [&str; 7] = ["in", "out", "through", "outside", "clients", "watched", "denied"];
 
 /// A whole table: what it counts, its sets and maps, its base chains in the order of their hooks, and then the chains of each
 /// wire together. Counters are without what they have counted (`nft -s`).

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use ipnetwork::IpNetwork;
 
 use super::super::build::{Side, Way, among};
-use super::super::{Text, VERDICT};
+use super::super::{Foreign, Text};
 use super::*;
 
 mod property;
@@ -162,7 +162,7 @@ fn cases() -> Vec<(Rule, &'static str)> {
             ]),
             "ct state vmap { invalid : goto denied.9lives, established : accept, related : jump related }",
         ),
-        (new().for_this_host().accept(), "fib daddr type local accept"),
+        (new().not_for_this_host().accept(), "fib daddr type != local accept"),
         (new().limit(limit_of(10, 1, 20)).accept(), "limit rate 10/second burst 20 packets accept"),
         (new().limit(limit_of(3, 604_800, 5)).accept(), "limit rate 3/week accept"),
         (
@@ -189,11 +189,11 @@ fn cases() -> Vec<(Rule, &'static str)> {
         (
             new()
                 .device(Way::In, "eth0")
-                .for_this_host()
+                .not_for_this_host()
                 .family(false)
                 .ports(UDP, (80, 81))
                 .to_destination("2001:db8::1".parse().unwrap(), Some(8080)),
-            "iifname \"eth0\" fib daddr type local meta nfproto ipv6 udp dport 80-81 dnat ip6 to [2001:db8::1]:8080",
+            "iifname \"eth0\" fib daddr type != local meta nfproto ipv6 udp dport 80-81 dnat ip6 to [2001:db8::1]:8080",
         ),
         (
             new().protocol(254).to_destination("10.0.0.1".parse().unwrap(), None),
@@ -411,7 +411,7 @@ fn a_table_reads_from_the_hooks_to_the_wires() {
     let mut table = everything();
     table.chains.insert(text("drop"), unsayable);
     table.sets.insert(text("a\nb.c"), Set { key: vec![Type::Ipv4], ..Set::default() });
-    table.foreign.insert(text("flowtable\tx"));
+    table.foreign.insert(Foreign::FlowTable(text("fast\tx")));
     table.dormant = true;
     table.sets.insert(text("forward"), doors(&[("a\"b", Verdict::Accept), ("c", Verdict::Drop)]));
     let said = super::table(&table);
@@ -421,7 +421,7 @@ fn a_table_reads_from_the_hooks_to_the_wires() {
          map forward {|map input {|map moved.1 {|set pairs.1 {|set ports.1 {|set rate.1 {|set set.none {|set set.office {|\
          set set6.office {|set would.9lives {|chain prerouting {|chain input {|chain forward {|chain output {|\
          chain postrouting {|# chain drop {|# accept|# }|chain related {|chain in.9lives {|chain denied.9lives {|\
-         chain in.b {|chain denied.b {|# not made by wire: flowtable?x";
+         chain in.b {|chain denied.b {|# not made by wire: fast?x";
     assert_eq!(heads.join("|"), expected);
     let forward =
         "\tmap forward {\n\t\ttype ifname : verdict\n\t\telements = { \"c\" : drop }\n\t\t# \"a?b\" : accept\n\t}\n";

@@ -139,7 +139,7 @@ impl Maker {
             12 => rule.state(self.one_of(&[1, 2, 4, 8, 14, 0x40, 0x4f, 0x80])),
             13 => rule.by_state([(1, Verdict::Drop), (self.one_of(&[2, 4, 8, 6]), Verdict::Jump(text("related")))]),
             14 => rule.handed_on(),
-            15 => rule.for_this_host(),
+            15 => rule.not_for_this_host(),
             16 => rule.limit(self.limit()),
             17 => rule.limit_each("rate.1", true, self.limit()),
             18 => rule.record("would.x"),

@@ -15,6 +15,7 @@ mod rtm;
 pub mod run;
 mod share;
 mod socket;
+pub mod store;
 mod sys;
 mod sysctl;
 mod user;

@@ -12,6 +12,7 @@ mod near;
 mod parse;
 mod plan;
 mod report;
+mod sets;
 mod state;
 mod target;
 mod topology;
@@ -77,6 +78,8 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Down(targets) => down(voice, &topology, &scope(targets)?)?,
         Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
+        // No namespace has a rule yet that would ask for a set.
+        Command::Set { verb } => sets::run(voice, &path, &topology, verb, |_| Ok(()))?,
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
         Command::Number | Command::Completions { .. } | Command::Man => Exit::Done,
     };
@@ -152,6 +155,7 @@ fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Erro
 }
 
 fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {
+    sets::refresh(voice, topology)?;
     let want = |seen: &State| desired::up(topology, scope, seen);
     let (report, seen) = apply::change(voice, topology, scope, want)?;
     voice.report(&report, "up");

@@ -12,6 +12,7 @@ mod edit;
 mod file;
 mod kept;
 mod lines;
+mod names;
 #[cfg_attr(not(test), expect(dead_code, reason = "asked for by whoever encodes a set for the kernel"))]
 pub mod range;
 mod resolver;
@@ -19,8 +20,7 @@ mod shown;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
@@ -34,6 +34,7 @@ use crate::voice::Voice;
 use ask::Answers;
 use file::Line;
 use kept::{Kept, Shelf};
+use names::{learn, refusal};
 
 pub use edit::run;
 
@@ -122,103 +123,6 @@ impl Source<'_> {
     }
 }
 
-/// Networks that no answer of the DNS may lead to, and whether `private = true` says that it may (RFC 6890 and what it
-/// gathers).
-const SPECIAL: [(IpAddr, u8, &str, bool); 16] = {
-    const fn v4(a: u8, b: u8) -> IpAddr {
-        IpAddr::V4(std::net::Ipv4Addr::new(a, b, 0, 0))
-    }
-    const fn v6(a: u16, f: u16) -> IpAddr {
-        IpAddr::V6(std::net::Ipv6Addr::new(a, 0, 0, 0, 0, f, 0, 0))
-    }
-    [
-        (v4(0, 0), 8, "an unspecified", false),
-        (v4(10, 0), 8, "a private", true),
-        (v4(100, 64), 10, "a shared", true),
-        (v4(127, 0), 8, "a loopback", false),
-        (v4(169, 254), 16, "a link-local", true),
-        (v4(172, 16), 12, "a private", true),
-        (v4(192, 168), 16, "a private", true),
-        (v4(224, 0), 4, "a multicast", false),
-        (v4(240, 0), 4, "a reserved", false),
-        // Unspecified, loopback, and IPv4 in the clothes of IPv6.
-        (v6(0, 0), 96, "a reserved", false),
-        (v6(0, 0xffff), 96, "a reserved", false),
-        (v6(0xfc00, 0), 7, "a private", true),
-        (v6(0xfe80, 0), 10, "a link-local", true),
-        (v6(0xfec0, 0), 10, "a private", true),
-        (v6(0xff00, 0), 8, "a multicast", false),
-        // The translated network of RFC 6052, which holds all of IPv4, the private part included.
-        (IpAddr::V6(std::net::Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0)), 96, "a translated", true),
-    ]
-};
-
-/// Why an answer of the DNS may not become an element: what kind of address it is, and whether `private = true` would help.
-fn refusal(address: IpAddr, private: bool) -> Option<(&'static str, bool)> {
-    let holds = |(network, length, ..): &&(IpAddr, u8, &str, bool)| {
-        IpNetwork::new(*network, *length).is_ok_and(|network| network.contains(address))
-    };
-    let (.., kind, curable) = SPECIAL.iter().find(holds)?;
-    (!(private && *curable)).then_some((*kind, *curable))
-}
-
-/// Takes what was answered for a set's names into what is kept of it, and tells what was not good. A name's last good answer
-/// stays where there is no new one.
-fn learn(set: &Set, kept: &mut Kept, answers: &Answers, now: u64) -> Vec<Error> {
-    let mut warnings = Vec::new();
-    kept.answers.retain(|(name, _), _| set.dns.contains(name));
-    let names: BTreeSet<&String> = set.dns.iter().collect();
-    for name in names {
-        let Some(outcomes) = answers.get(name) else { continue };
-        let what = format!("`{name}` of set `{}`", set.name);
-        let mut taken: Vec<BTreeSet<IpAddr>> = Vec::new();
-        let mut refused = false;
-        for address in outcomes.iter().flat_map(|(_, outcome)| outcome.iter().flatten()) {
-            if let Some((kind, curable)) = refusal(*address, set.private) {
-                refused = true;
-                let warning = Error::failed(format!("{what} leads to {address}, {kind} address, which is refused"));
-                warnings.push(match curable {
-                    true => warning.hint(format!("if that is meant, say `private = true` in [set.{}]", set.name)),
-                    false => warning.hint("such an address is nobody's in particular; ask whoever runs the name"),
-                });
-            }
-        }
-        for (_, outcome) in outcomes {
-            let good = outcome.iter().flatten().filter(|address| refusal(**address, set.private).is_none());
-            taken.push(good.copied().collect());
-        }
-        let is_answered = taken.iter().any(|taken| !taken.is_empty());
-        let mut failures: Vec<&str> =
-            outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().err().map(String::as_str)).collect();
-        failures.dedup();
-        if !is_answered && failures.is_empty() && !refused {
-            failures.push("it has no address");
-        }
-        for ((kind, outcome), taken) in outcomes.iter().zip(taken) {
-            let key = (name.clone(), *kind);
-            match outcome {
-                Ok(_) if !taken.is_empty() => {
-                    kept.answers.insert(key, kept::Answer { asked: now, addresses: taken });
-                }
-                // That it has addresses of the other kind alone is an answer too.
-                Ok(all) if all.is_empty() && is_answered => drop(kept.answers.remove(&key)),
-                _ => {}
-            }
-        }
-        for failure in failures {
-            let known = kept.answers.iter().filter(|((known, _), answer)| known == name && answer.asked != now);
-            let known: Vec<String> = known.flat_map(|(_, answer)| &answer.addresses).map(IpAddr::to_string).collect();
-            let now = match known.is_empty() {
-                true if is_answered => "only a part of its addresses is known".to_owned(),
-                true => "nothing is known of it, so that the set has no element of its".to_owned(),
-                false => format!("its last good answer stays: {}", known.join(", ")),
-            };
-            warnings.push(Error::failed(format!("{what} could not be looked up: {failure}; {now}")));
-        }
-    }
-    warnings
-}
-
 /// The seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -267,17 +171,26 @@ fn renew<'a>(
     _lock: &Lock,
 ) -> Result<Sets, Error> {
     let now = now();
-    let shelf = Shelf::open()?;
+    let mut shelf = Shelf::look()?;
     // All are read before anything is written: where one cannot be, nothing has changed.
-    let sources = sets.into_iter().map(|set| load(voice, set, Some(&shelf))).collect::<Result<Vec<_>, _>>()?;
+    let sources = sets.into_iter().map(|set| load(voice, set, shelf.as_ref())).collect::<Result<Vec<_>, _>>()?;
     let mut renewed = Sets::new();
     for mut source in sources {
         let set = source.set;
         learn(set, &mut source.kept, answers, now).iter().for_each(|warning| voice.warn(warning));
-        shelf.put(&set.name, &mut source.kept, now)?;
+        keep(&mut shelf, &mut source, now)?;
         renewed.insert(set.name.clone(), source.contents(now));
     }
     Ok(renewed)
+}
+
+/// Keeps what is known of a set, on a shelf that is made where there is none and something to keep.
+fn keep(shelf: &mut Option<Shelf>, source: &mut Source, now: u64) -> Result<(), Error> {
+    source.kept.prune(now);
+    if shelf.is_none() && source.kept != Kept::default() {
+        *shelf = Some(Shelf::open()?);
+    }
+    shelf.as_ref().map_or(Ok(()), |shelf| shelf.put(&source.set.name, &source.kept))
 }
 
 /// Reads what is known of a set: what is kept, and its file. A file that cannot be taken is stood in for by its last good

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::kept::{Kept, Shelf, Term};
-use super::{Element, Origin, Sets, Source, ask, load, now, renew, shown};
+use super::{Element, Origin, Sets, Source, ask, keep, load, now, renew, shown};
 use crate::cli::SetVerb;
 use crate::error::{Error, Exit, Fault};
 use crate::kernel::run::RunDirectory;
@@ -108,10 +108,10 @@ fn change(
     let run = RunDirectory::open()?;
     let _lock = run.lock(|| voice.say("waiting for another run of wire to end"))?;
     let now = now();
-    let shelf = Shelf::open()?;
-    let mut source = load(voice, set, Some(&shelf))?;
+    let mut shelf = Shelf::look()?;
+    let mut source = load(voice, set, shelf.as_ref())?;
     let Done { done, not, remarks } = edit(&mut source, now)?;
-    shelf.put(&set.name, &mut source.kept, now)?;
+    keep(&mut shelf, &mut source, now)?;
     push(&Sets::from([(set.name.clone(), source.contents(now))]))?;
     remarks.iter().for_each(|remark| voice.say(remark));
     if voice.json {

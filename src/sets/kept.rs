@@ -74,7 +74,7 @@ pub struct Kept {
 
 impl Kept {
     /// Forgets what has ended.
-    fn prune(&mut self, now: u64) {
+    pub fn prune(&mut self, now: u64) {
         self.added.retain(|_, term| term.is_none_or(|term| term.expiry(now).remaining(now) > 0));
     }
 
@@ -162,8 +162,7 @@ impl Shelf {
     }
 
     /// Writes what is to be kept from now on, if that is not what is there already.
-    pub fn put(&self, set: &Name, kept: &mut Kept, now: u64) -> Result<(), Error> {
-        kept.prune(now);
+    pub fn put(&self, set: &Name, kept: &Kept) -> Result<(), Error> {
         if *kept == self.take(set)? {
             return Ok(());
         }

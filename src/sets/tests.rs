@@ -1,12 +1,14 @@
 //! What sets hold and what is learnt of them, without any file, disk or network.
 
-use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::ask::Outcome;
 use super::dns::Kind;
 use super::kept::{Answer, LastFile, Term};
 use super::*;
 use crate::topology::Place;
+use proptest::prelude::*;
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -163,6 +165,8 @@ fn the_last_good_answer_stays() {
         answer(&mut kept, ANNA, A, 7, &["203.0.113.5"]);
         answer(&mut kept, ANNA, AAAA, 7, &["2001:db8::5"]);
         let answers = [(ANNA.to_owned(), [(A, a), (AAAA, aaaa)])].into();
+        // In the same second as the good answer, too.
+        assert_eq!(told(&learn(&set, &mut kept.clone(), &answers, 7)), wanted);
         assert_eq!(told(&learn(&set, &mut kept, &answers, 1000)), wanted);
         for (kind, wanted) in [(A, v4), (AAAA, v6)] {
             assert_eq!(kept.answers[&(ANNA.to_owned(), kind)].addresses, addresses(wanted), "{answers:?}");
@@ -211,6 +215,8 @@ fn private_answers_are_refused_unless_allowed() {
         ("::1", false, false),
         ("::ffff:203.0.113.5", false, false),
         ("64:ff9b::10.0.0.1", false, true),
+        ("64:ff9b::127.0.0.1", false, false),
+        ("64:ff9b::203.0.113.5", true, true),
         ("fbff::1", true, true),
         ("fc00::1", false, true),
         ("fd00::1", false, true),

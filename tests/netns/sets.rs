@@ -392,6 +392,18 @@ fn answers_are_those_of_the_server() {
     assert_eq!(dns("players"), ["203.0.113.77", "2001:db8::77"]);
 }
 
+/// Where there is nothing to keep, nothing is made on the disk.
+#[test]
+fn nothing_is_kept_of_nothing() {
+    let world = small();
+    let host = Host::with(&world.nodes, &(world.topology + "[set.fixed]\nelements = [\"192.0.2.0/24\"]\n"));
+    host.wire(&["up"]).expect(0);
+    host.wire(&["set", "refresh"]).expect(0);
+    host.wire(&["set", "del", "fixed", "203.0.113.9"]).expect(0);
+    assert_eq!(list(&host, "fixed"), ["192.0.2.0/24 topology"]);
+    assert_eq!(host.sh("ls -A /var/lib"), "");
+}
+
 /// A lab asks nobody, and keeps and reads nothing of the host's sets.
 #[test]
 fn a_lab_leaves_sets_alone() {

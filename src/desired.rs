@@ -107,6 +107,26 @@ pub fn down(scope: &Scope, seen: &State) -> State {
     wanted
 }
 
+/// What was seen, with the elements that these sets of the file have now.
+pub fn refilled<'a>(rules: &Rules, sets: impl Iterator<Item = &'a Name>, seen: &State) -> State {
+    let names: Vec<String> = sets.flat_map(|set| [format!("set.{set}"), format!("set6.{set}")]).collect();
+    let mut wanted = seen.clone();
+    for (node, namespace) in &mut wanted.namespaces {
+        let Some(table) =
+            namespace.table.as_mut().filter(|table| names.iter().any(|name| table.sets.contains_key(&**name)))
+        else {
+            continue;
+        };
+        for name in &names {
+            if let Some(set) = Arc::make_mut(table).sets.get_mut(name.as_str()) {
+                set.elements = rules.elements(name);
+            }
+        }
+        namespace.openings = Arc::new(rules.openings(node));
+    }
+    wanted
+}
+
 /// What was seen, less what is out of scope.
 pub fn narrow(mut seen: State, scope: &Scope) -> State {
     if scope.everything {

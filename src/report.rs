@@ -406,6 +406,15 @@ pub fn answer(answer: &Answer, path: &str, paint: Paint) -> String {
 }
 
 pub fn error(error: &Error, paint: Paint) -> String {
+    headed(&paint.bad("error:"), error)
+}
+
+/// What went wrong and kept nothing from being done.
+pub fn warning(warning: &Error, paint: Paint) -> String {
+    headed(&paint.careful("warning:"), warning)
+}
+
+fn headed(head: &str, error: &Error) -> String {
     let hint = error.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
-    format!("{} {}\n{hint}", paint.bad("error:"), error.message)
+    format!("{head} {}\n{hint}", error.message)
 }

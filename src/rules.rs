@@ -323,8 +323,13 @@ impl<'a> Rules<'a> {
         self.topology.is_leaf(far.as_str()) && first.is_some_and(|(first, _)| first.name == wire.name)
     }
 
+    /// The elements of a set of a table.
+    pub fn elements(&self, set: &str) -> BTreeMap<Key, Element> {
+        elements(&self.ranges(set).unwrap_or_default())
+    }
+
     /// The ranges of a set of a table, as the rules use them.
-    pub fn ranges(&self, set: &str) -> Option<Vec<Range>> {
+    fn ranges(&self, set: &str) -> Option<Vec<Range>> {
         for ipv4 in [true, false] {
             if *set == of_family(PRIVATE, ipv4) {
                 return Some(private(ipv4));

@@ -90,6 +90,15 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
         if again && matches!(change.action, Action::Remove { .. }) {
             continue;
         }
+        if let Action::Load(load) = &change.action {
+            deviations.extend(load.differences.iter().map(|difference| Deviation {
+                node: change.node.clone(),
+                wire: difference.wire.clone(),
+                kind: change.action.kind(),
+                message: format!("{}: {}", change.node, difference.what),
+            }));
+            continue;
+        }
         deviations.push(Deviation {
             node: change.node.clone(),
             wire: change.wire.clone(),

@@ -92,9 +92,9 @@ impl Batch {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    /// How many bytes it is.
-    pub fn size(&self) -> usize {
-        self.bytes.len()
+    /// All its requests as they are sent.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The requests from the first that has not been sent on, as many as go at once, and where their bytes end.

@@ -37,9 +37,11 @@ fn sorted(list: &str) -> String {
         }
         None => part.to_owned(),
     };
+    let list = list.replacen("table inet wire {\n\tcomment \"wire\"\n", "", 1);
     let list = list.split("{ ").map(part).collect::<Vec<_>>().join("{ ");
     // Sets and chains are listed in the order in which they were made.
-    let mut blocks: Vec<&str> = list.split("\n\n").map(|block| block.trim_end_matches("\n}\n")).collect();
+    let list = list.strip_suffix("}\n").unwrap_or(&list);
+    let mut blocks: Vec<&str> = list.split("\n\n").map(str::trim_end).collect();
     blocks.sort();
     blocks.join("\n\n")
 }
@@ -49,6 +51,19 @@ fn for_ever(mut table: Table) -> Table {
     let elements = table.sets.values_mut().flat_map(|set| set.elements.values_mut());
     elements.for_each(|element| element.expires = element.expires.map(|_| 0));
     table
+}
+
+/// The first things that stand in one table and not in the other.
+fn difference(one: &Table, other: &Table) -> String {
+    for (name, chain) in &one.chains {
+        let rules = |chain: Option<&Chain>| chain.map(|chain| chain.rules.clone()).unwrap_or_default();
+        let (these, those) = (rules(Some(chain)), rules(other.chains.get(name)));
+        if let Some((this, that)) = these.iter().zip(&those).find(|(this, that)| this != that) {
+            return format!("chain {name}:\n{:?}\n{:?}", this.expressions, that.expressions);
+        }
+    }
+    let differs = one.sets.iter().find(|(name, set)| other.sets.get(*name) != Some(set));
+    format!("{:?}", differs.map(|(name, set)| (name, set, other.sets.get(name))))
 }
 
 /// Loads the table of every namespace of a topology in both ways.
@@ -69,7 +84,8 @@ fn both_ways(topology: &Topology) {
 
             let socket = elsewhere();
             nft(&said, &["-f", "-"]).unwrap_or_else(|error| panic!("{node}: {error}\n{said}"));
-            assert_eq!(for_ever(table(&socket)), for_ever(wanted), "{node}, loaded by nft from\n{said}");
+            let (found, wanted) = (for_ever(table(&socket)), for_ever(wanted));
+            assert!(found == wanted, "{node}, loaded by nft from\n{said}\n{}", difference(&wanted, &found));
             assert_eq!(sorted(&list()), sorted(&ours), "{node}");
         }
     }

@@ -12,7 +12,7 @@ use super::{
 use crate::topology::DEVICE_MAX;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The longest comment of a rule, in bytes (`NFTNL_UDATA_COMMENT_MAXLEN`, libnftnl/udata.h).
 const COMMENT_MAX: usize = 128;

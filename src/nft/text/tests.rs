@@ -7,7 +7,7 @@ use super::super::build::{Side, Way, among};
 use super::super::{Foreign, Text};
 use super::*;
 
-mod property;
+pub(crate) mod property;
 
 fn network(text: &str) -> IpNetwork {
     text.parse().unwrap()

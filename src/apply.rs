@@ -8,6 +8,7 @@ use crate::kernel::run::RunDirectory;
 use crate::kernel::{self, Kernel, Where};
 use crate::plan::{self, Change, Plan};
 use crate::report::Report;
+use crate::rules::Rules;
 use crate::state::State;
 use crate::target::Scope;
 use crate::topology::{Name, Topology};
@@ -19,7 +20,7 @@ const ROUNDS: usize = 4;
 /// Makes the kernel what is wanted, and looks again: what is not so then has failed, whatever the kernel answered before.
 pub fn change(
     voice: &Voice,
-    topology: &Topology,
+    rules: &Rules,
     scope: &Scope,
     want: impl Fn(&State) -> State,
 ) -> Result<(Report, State), Error> {
@@ -31,7 +32,7 @@ pub fn change(
     let mut refused: Vec<(Change, String)> = Vec::new();
     let mut round = 0;
     loop {
-        let seen = observe(&mut kernel, topology, scope)?;
+        let seen = observe(&mut kernel, rules, scope)?;
         let Plan { changes, waiting, findings } = plan::diff(&want(&seen), &seen);
         if changes.is_empty() || round == ROUNDS {
             let left: BTreeSet<Option<Name>> = changes.iter().map(|change| change.wire.clone()).collect();
@@ -48,12 +49,13 @@ pub fn change(
         let mut progress = Progress::of(voice);
         let refusals = kernel.apply(&plan, &mut |done, total| progress.show(done, total))?;
         progress.end();
-        refused.extend(refusals.into_iter().map(|refused| (plan.changes[refused.change].clone(), refused.error)));
+        let what = |change: usize| plan.changes[change].clone().without_table();
+        refused.extend(refusals.into_iter().map(|refused| (what(refused.change), refused.error)));
         let again = std::mem::take(&mut report.done);
         report.done =
             again.into_iter().filter(|done| round == 0 || !plan.changes.iter().any(|c| c.is_same(done))).collect();
-        report.done.extend(plan.changes);
-        kernel.find_again(topology)?;
+        report.done.extend(plan.changes.into_iter().map(Change::without_table));
+        kernel.find_again(rules.topology())?;
         round += 1;
     }
 }
@@ -74,20 +76,21 @@ fn nodes_of(topology: &Topology, scope: &Scope) -> BTreeSet<Name> {
     ends.chain(scope.nodes.iter().cloned()).collect()
 }
 
-fn observe(kernel: &mut Kernel, topology: &Topology, scope: &Scope) -> Result<State, Error> {
+fn observe(kernel: &mut Kernel, rules: &Rules, scope: &Scope) -> Result<State, Error> {
+    let topology = rules.topology();
     let seen = if scope.everything {
-        kernel.observe(topology, &Where::Everywhere)?
+        kernel.observe(topology, rules, &Where::Everywhere)?
     } else {
-        kernel.observe(topology, &Where::Nodes(&nodes_of(topology, scope)))?
+        kernel.observe(topology, rules, &Where::Nodes(&nodes_of(topology, scope)))?
     };
     Ok(desired::narrow(seen, scope))
 }
 
 /// For commands that only look: the lock is somebody else's to take, and nothing is made for it.
-pub fn look(topology: &Topology, scope: &Scope) -> Result<State, Error> {
+pub fn look(rules: &Rules, scope: &Scope) -> Result<State, Error> {
     kernel::may("look into other network namespaces", &[kernel::ENTER])?;
     let mut kernel = Kernel::open(RunDirectory::look()?)?;
-    let seen = observe(&mut kernel, topology, scope);
+    let seen = observe(&mut kernel, rules, scope);
     kernel.leave_open();
     seen
 }

@@ -78,7 +78,10 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
             end.settings.insert(Setting::ForceForwarding6, i32::from(forwards));
         }
     }
-    wanted.table = rules.table(name, &circumstances).map(Into::into);
+    wanted.table = match name.is_host() {
+        true => rules.table(name, &circumstances).map(Arc::new),
+        false => rules.known(name),
+    };
     wanted.openings = Arc::new(rules.openings(name));
 }
 

@@ -58,7 +58,7 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
     let ranges = Ranges::new();
     let rules = Rules::of(&topology, &ranges);
     let want = |seen: &State| desired::up(&topology, &rules, &scope, seen);
-    let (report, seen) = apply::change(voice, &topology, &scope, want)?;
+    let (report, seen) = apply::change(voice, &rules, &scope, want)?;
     if !command.is_empty() && report.is_success() {
         return lab.run(inside.as_ref(), command);
     }

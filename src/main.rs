@@ -167,17 +167,19 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
 
 /// What is wanted, less what is.
 fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let seen = apply::look(topology, scope)?;
     let ranges = Ranges::new();
-    let plan = plan::diff(&desired::up(topology, &Rules::of(topology, &ranges), scope, &seen), &seen);
+    let rules = Rules::of(topology, &ranges);
+    let seen = apply::look(&rules, scope)?;
+    let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
     voice.plan(&plan);
     Ok(if plan.is_empty() { Exit::Done } else { Exit::Differs })
 }
 
 fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let seen = apply::look(topology, scope)?;
     let ranges = Ranges::new();
-    let plan = plan::diff(&desired::up(topology, &Rules::of(topology, &ranges), scope, &seen), &seen);
+    let rules = Rules::of(topology, &ranges);
+    let seen = apply::look(&rules, scope)?;
+    let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
     let audit = report::audit(topology, scope, &seen, &plan, plan::strangers(topology, &seen));
     voice.audit(&audit);
     Ok(audit.exit())
@@ -187,7 +189,7 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
     let ranges = Ranges::new();
     let rules = Rules::of(topology, &ranges);
     let want = |seen: &State| desired::up(topology, &rules, scope, seen);
-    let (report, seen) = apply::change(voice, topology, scope, want)?;
+    let (report, seen) = apply::change(voice, &rules, scope, want)?;
     voice.report(&report, "up");
     let named = |name: &&Name| scope.named.contains(*name);
     let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));
@@ -204,7 +206,9 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
 }
 
 fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let (report, _) = apply::change(voice, topology, scope, |seen| desired::down(scope, seen))?;
+    let ranges = Ranges::new();
+    let rules = Rules::of(topology, &ranges);
+    let (report, _) = apply::change(voice, &rules, scope, |seen| desired::down(scope, seen))?;
     voice.report(&report, "down");
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }

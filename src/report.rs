@@ -124,8 +124,8 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
 /// What the counters of both ends have counted.
 fn denied(wire: &Wire, seen: &State) -> u64 {
     let counter = format!("denied.{}", wire.name);
-    let tables = wire.ends.iter().filter_map(|end| seen.namespaces.get(&end.node)?.table.as_ref());
-    tables.filter_map(|table| table.counters.get(counter.as_str())).sum()
+    let here = wire.ends.iter().filter_map(|end| seen.namespaces.get(&end.node));
+    here.filter_map(|namespace| namespace.counts.get(counter.as_str())).sum()
 }
 
 /// The wires whose link is there and has to be made again.

@@ -41,6 +41,7 @@ use self::socket::{NETLINK_NETFILTER, NETLINK_ROUTE, Socket};
 use self::sysctl::Sysctls;
 use crate::error::{Context, Error};
 use crate::nft::Table;
+use crate::rules;
 use crate::state::{Setting, State};
 use crate::topology::{Device, Home, Name, Topology};
 
@@ -142,10 +143,10 @@ impl Kernel {
     }
 
     /// What the namespaces hold now.
-    pub fn observe(&mut self, topology: &Topology, place: &Where) -> Result<State, Error> {
+    pub fn observe(&mut self, topology: &Topology, rules: &rules::Rules, place: &Where) -> Result<State, Error> {
         let mut state = State::default();
         self.find(topology, place, &mut state)?;
-        self.survey(topology, &mut state)?;
+        self.survey(topology, rules, &mut state)?;
         self.refuse_tables(topology, &mut state);
         Ok(state)
     }

@@ -185,14 +185,19 @@ impl Rule {
 
     /// `icmp type echo-request`, by its number. nft says of which family it is, too.
     pub fn icmp_type(self, protocol: u8, kind: u8) -> Rule {
-        self.family(protocol == ICMP).protocol(protocol).with([ICMP_TYPE]).compare(Compare::Equal, Value::byte(kind))
+        self.icmp(protocol).with([ICMP_TYPE]).compare(Compare::Equal, Value::byte(kind))
     }
 
     /// `icmp type { … }`.
     pub fn icmp_types(self, protocol: u8, kinds: &[u8]) -> Rule {
         let of = if protocol == ICMP { Type::IcmpType } else { Type::Icmpv6Type };
         let set = among(of, kinds.iter().map(|kind| Value::byte(*kind)));
-        self.family(protocol == ICMP).protocol(protocol).with([ICMP_TYPE]).among(set, false)
+        self.icmp(protocol).with([ICMP_TYPE]).among(set, false)
+    }
+
+    /// Each in its own family: nft takes `icmp type` for no ICMP that comes over IPv6.
+    fn icmp(self, protocol: u8) -> Rule {
+        self.family(protocol == ICMP).protocol(protocol)
     }
 
     /// `ip6 hoplimit 255`: it comes from the link itself (RFC 4861, 7.1).

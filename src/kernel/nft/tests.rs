@@ -805,7 +805,7 @@ impl Choice<'_> {
         if self.yes() {
             let ipv4 = self.yes();
             let port = self.yes().then_some(8080);
-            let rule = Rule::new().for_this_host().ports(TCP, (80, 80)).to_destination(self.address(ipv4), port);
+            let rule = Rule::new().not_for_this_host().ports(TCP, (80, 80)).to_destination(self.address(ipv4), port);
             table.chains.insert("prerouting".into(), Chain::base(nat(Hook::Prerouting, -100), [rule]));
         }
         if self.yes() {

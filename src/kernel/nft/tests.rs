@@ -176,7 +176,7 @@ fn broad() -> Table {
         Chain::base(
             nat(Hook::Prerouting, -100),
             [
-                Rule::new().for_this_host().ports(TCP, (80, 80)).to_destination(address("10.0.0.2"), Some(8080)),
+                Rule::new().not_for_this_host().ports(TCP, (80, 80)).to_destination(address("10.0.0.2"), Some(8080)),
                 Rule::new().to_destination(address("fd00::1"), None),
                 Rule::new().ports(UDP, (53, 53)).to_destination(address("fd00::1"), Some(5353)),
             ],

@@ -161,7 +161,7 @@ fn cases() -> Vec<(Rule, &'static str)> {
             ]),
             "ct state vmap { invalid : goto denied.9lives, established : accept, related : jump related }",
         ),
-        (new().for_this_host().accept(), "fib daddr type local accept"),
+        (new().not_for_this_host().accept(), "fib daddr type != local accept"),
         (new().limit(limit_of(10, 1, 20)).accept(), "limit rate 10/second burst 20 packets accept"),
         (new().limit(limit_of(3, 604_800, 5)).accept(), "limit rate 3/week accept"),
         (
@@ -188,11 +188,11 @@ fn cases() -> Vec<(Rule, &'static str)> {
         (
             new()
                 .device(Way::In, "eth0")
-                .for_this_host()
+                .not_for_this_host()
                 .family(false)
                 .ports(UDP, (80, 81))
                 .to_destination("2001:db8::1".parse().unwrap(), Some(8080)),
-            "iifname \"eth0\" fib daddr type local meta nfproto ipv6 udp dport 80-81 dnat ip6 to [2001:db8::1]:8080",
+            "iifname \"eth0\" fib daddr type != local meta nfproto ipv6 udp dport 80-81 dnat ip6 to [2001:db8::1]:8080",
         ),
         (
             new().protocol(254).to_destination("10.0.0.1".parse().unwrap(), None),

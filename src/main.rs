@@ -177,7 +177,7 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
 }
 
 fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let (report, _) = apply::change(voice, topology, scope, |seen| desired::down(scope, seen))?;
+    let (report, _) = apply::change(voice, topology, scope, |seen| desired::down(seen))?;
     voice.report(&report, "down");
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }

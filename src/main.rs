@@ -218,7 +218,7 @@ fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error
     let ranges = Ranges::new();
     let rules = Rules::of(topology, &ranges);
     let lock = apply::lock(voice)?;
-    let (report, _) = apply::change(voice, &rules, scope, &lock, |seen| desired::down(scope, seen))?;
+    let (report, _) = apply::change(voice, &rules, scope, &lock, desired::down)?;
     voice.report(&report, "down");
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }

@@ -83,6 +83,8 @@ pub enum Command {
         #[arg(value_name = "B[:PROTO/PORT]")]
         to: String,
     },
+    /// Print packets as they are denied (and those of flows with `log = true`), each with the line that would allow it
+    Log(Targets),
     /// Build the whole topology in throw-away namespaces and audit it there; needs no root and no containers
     Lab {
         /// The node that the command runs in

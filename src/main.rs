@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod kernel;
 mod lab;
+mod log;
 mod near;
 mod parse;
 mod plan;
@@ -77,6 +78,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Down(targets) => down(voice, &topology, &scope(targets)?)?,
         Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
+        Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
         Command::Number | Command::Completions { .. } | Command::Man => Exit::Done,
     };

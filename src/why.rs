@@ -15,7 +15,7 @@ use self::grant::{Grant, Party};
 pub use self::question::question;
 
 /// Whether A may reach B.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
     pub allowed: bool,
     pub wire: Option<Name>,

@@ -8,6 +8,7 @@ mod execute;
 pub mod lab;
 mod link;
 mod netns;
+pub mod nflog;
 mod nfnl;
 mod observe;
 mod podman;

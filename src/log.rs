@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Exit};
+use crate::kernel;
 use crate::kernel::nflog::{Look, Readers, Turn};
-use crate::kernel::{self};
 use crate::target::Scope;
 use crate::topology::{Name, Topology};
 use crate::voice::{Voice, count};
@@ -37,6 +37,7 @@ pub fn run(voice: &Voice, path: &str, topology: &Topology, scope: &Scope) -> Res
     }
     voice.say(&format!("reading at {}", count(first.begun.len(), "node")));
     let mut next = Instant::now() + LOOK;
+    let mut lost: BTreeMap<Name, usize> = BTreeMap::new();
     loop {
         let each = |node: &Name, packet| {
             let Some(record) = names.record(node, &packet).filter(|record| record.is_in(scope)) else { return };
@@ -46,10 +47,14 @@ pub fn run(voice: &Voice, path: &str, topology: &Topology, scope: &Scope) -> Res
                 voice.print(&record.line(path, voice.out));
             }
         };
-        let lost = |node: &Name, lost: u32| {
-            voice.say(&format!("{} of `{node}` came too fast to be shown", count(lost as usize, "packet")));
-        };
-        if readers.wait(next, each, lost)? == Turn::End || !voice.is_heard() {
+        let turn = readers.wait(next, each, |node, more| *lost.entry(node.clone()).or_default() += more as usize)?;
+        let is_over = turn == Turn::End || !voice.is_heard();
+        if is_over || Instant::now() >= next {
+            for (node, lost) in std::mem::take(&mut lost) {
+                voice.say(&format!("{} at `{node}` came too fast to be shown", count(lost, "packet")));
+            }
+        }
+        if is_over {
             return Ok(Exit::Done);
         }
         if Instant::now() >= next {

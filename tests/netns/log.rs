@@ -173,16 +173,38 @@ fn packets_are_shown_in_names() {
     assert_eq!(log.end(Signal::SIGINT), (Some(0), vec![]));
 }
 
+const FLOOD: &str = "WIRE_TEST_FLOOD";
+
+/// Sends so many datagrams from a node: this very program does, started there with the same test, which then calls `flooded`.
+fn flood(host: &Host, test: &str, node: &str, target: &str, packets: usize) {
+    let program = std::env::current_exe().expect("this program");
+    let program = program.to_str().expect("a path");
+    let flood = ["env", &format!("{FLOOD}={packets} {target}"), program, "--exact", test];
+    host.run(node, &flood).expect(0);
+}
+
+/// Whether this is the program that floods, which it then has done.
+fn flooded() -> bool {
+    let Ok(flood) = std::env::var(FLOOD) else { return false };
+    let (packets, target) = flood.split_once(' ').expect("a number and an address");
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    for _ in 0..packets.parse().expect("a number") {
+        socket.send_to(b"x", target).expect("it leaves");
+    }
+    true
+}
+
+/// What the counter of a test's rules has counted.
+fn counted(host: &Host, node: &str) -> usize {
+    let list = host.run(node, &["nft", "-j", "list", "table", "inet", "test"]).expect(0).json();
+    let rules = list["nftables"].as_array().expect("a list").iter().filter_map(|item| item["rule"]["expr"].as_array());
+    rules.flatten().find_map(|one| one["counter"]["packets"].as_u64()).expect("a counter") as usize
+}
+
 /// A flood of a hundred thousand denied packets gives as many records as the rule's limit lets through, and no more.
 #[test]
 fn a_flood_is_few_records() {
-    const PACKETS: usize = 100_000;
-    if let Ok(target) = std::env::var("WIRE_TEST_FLOOD") {
-        // This very program, at the node that sends.
-        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-        for _ in 0..PACKETS {
-            socket.send_to(b"x", &target).expect("it leaves");
-        }
+    if flooded() {
         return;
     }
     let host = wired();
@@ -191,20 +213,52 @@ fn a_flood_is_few_records() {
     rules(&host, "vpn-edge", "input", deny);
     let log = Log::start(&host, &["--json", "log"]);
     let start = Instant::now();
-    let program = std::env::current_exe().expect("this program");
-    let program = program.to_str().expect("a path");
-    let flood = ["env", "WIRE_TEST_FLOOD=10.1.1.0:53", program, "--exact", "log::a_flood_is_few_records"];
-    host.run("git-ssh", &flood).expect(0);
-    let list = host.run("vpn-edge", &["nft", "-j", "list", "table", "inet", "test"]).expect(0).json();
-    let rules = list["nftables"].as_array().expect("a list").iter().filter_map(|item| item["rule"]["expr"].as_array());
-    let dropped = rules.flatten().find_map(|one| one["counter"]["packets"].as_u64()).expect("a counter") as usize;
+    flood(&host, "log::a_flood_is_few_records", "git-ssh", "10.1.1.0:53", 100_000);
+    let dropped = counted(&host, "vpn-edge");
     // The sender outruns the softirq now and then, whose queue is finite.
-    assert!((PACKETS / 2..=PACKETS).contains(&dropped), "{dropped} packets came");
+    assert!((50_000..=100_000).contains(&dropped), "{dropped} packets came");
     let most = 20 + 10 * (start.elapsed().as_secs() as usize + 1);
     assert_eq!(log.object()["flow"], "udp/53");
     let (code, rest) = log.end(Signal::SIGINT);
     assert_eq!(code, Some(0));
     assert!((10..most).contains(&rest.len()), "{} records of {dropped} packets, at most {most}", rest.len());
+}
+
+/// Of what comes faster than it is read, not one packet is left out uncounted.
+#[test]
+fn losses_are_counted() {
+    if flooded() {
+        return;
+    }
+    let host = wired();
+    let deny = "udp dport 53-54 log prefix \"wire denied priv-git-ssh\" group 119\nudp dport 53-54 counter drop";
+    rules(&host, "vpn-edge", "input", deny);
+    let log = Log::start(&host, &["--json", "log"]);
+    let pid = Pid::from_raw(log.running.0.id() as i32);
+    kill(pid, Signal::SIGSTOP).expect("it runs");
+    flood(&host, "log::losses_are_counted", "git-ssh", "10.1.1.0:53", 20_000);
+    kill(pid, Signal::SIGCONT).expect("it runs");
+    // Only a later packet tells that some before it are missing.
+    let mut shown = 0;
+    let start = Instant::now();
+    loop {
+        assert!(start.elapsed() < DEADLINE, "nothing comes any more");
+        flood(&host, "log::losses_are_counted", "git-ssh", "10.1.1.0:54", 1);
+        let mut is_last = false;
+        while let Ok(line) = log.stdout.recv_timeout(Duration::from_secs(1)) {
+            shown += 1;
+            is_last |= line.contains("udp/54");
+        }
+        if is_last {
+            break;
+        }
+    }
+    kill(pid, Signal::SIGINT).expect("it runs");
+    let told: Vec<String> = log.stderr.iter().filter(|line| line.contains("came too fast to be shown")).collect();
+    let number = |line: &String| line.split(' ').next().and_then(|number| number.parse::<usize>().ok()).expect("a number");
+    let lost: usize = told.iter().map(number).sum();
+    assert!(lost > 10_000, "{told:?}");
+    assert_eq!(shown + lost, counted(&host, "vpn-edge"), "{told:?}");
 }
 
 /// A node whose namespace goes away is let go of, so that its wires go too; when it comes back, reading goes on in the new one.

@@ -136,7 +136,8 @@ fn taken(refusal: &Refusal) -> Error {
             Error::failed(format!("somebody else reads what is logged (NFLOG group {GROUP})"))
                 .hint("there can be one reader in a namespace: end the other `wire log`, or what reads there")
         }
-        _ => Error::failed(format!("cannot read what is logged: {refusal}")),
+        _ => Error::failed(format!("cannot read what is logged: {refusal}"))
+            .hint("the kernel needs CONFIG_NETFILTER_NETLINK_LOG (the module nfnetlink_log)"),
     }
 }
 

@@ -255,7 +255,8 @@ fn losses_are_counted() {
     }
     kill(pid, Signal::SIGINT).expect("it runs");
     let told: Vec<String> = log.stderr.iter().filter(|line| line.contains("came too fast to be shown")).collect();
-    let number = |line: &String| line.split(' ').next().and_then(|number| number.parse::<usize>().ok()).expect("a number");
+    let number =
+        |line: &String| line.split(' ').next().and_then(|number| number.parse::<usize>().ok()).expect("a number");
     let lost: usize = told.iter().map(number).sum();
     assert!(lost > 10_000, "{told:?}");
     assert_eq!(shown + lost, counted(&host, "vpn-edge"), "{told:?}");

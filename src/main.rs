@@ -10,9 +10,11 @@ mod kernel;
 mod lab;
 mod log;
 mod near;
+mod nft;
 mod parse;
 mod plan;
 mod report;
+mod rules;
 mod state;
 mod target;
 mod topology;
@@ -26,6 +28,7 @@ use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command};
 use error::{Error, Exit, Fault};
+use rules::{Ranges, Rules};
 use state::State;
 use target::Scope;
 use topology::{Name, Topology};
@@ -140,21 +143,25 @@ fn why(voice: &Voice, path: &str, topology: &Topology, from: &str, to: &str) -> 
 /// What is wanted, less what is.
 fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
     let seen = apply::look(topology, scope)?;
-    let plan = plan::diff(&desired::up(topology, scope, &seen), &seen);
+    let ranges = Ranges::new();
+    let plan = plan::diff(&desired::up(topology, &Rules::of(topology, &ranges), scope, &seen), &seen);
     voice.plan(&plan);
     Ok(if plan.is_empty() { Exit::Done } else { Exit::Differs })
 }
 
 fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
     let seen = apply::look(topology, scope)?;
-    let plan = plan::diff(&desired::up(topology, scope, &seen), &seen);
+    let ranges = Ranges::new();
+    let plan = plan::diff(&desired::up(topology, &Rules::of(topology, &ranges), scope, &seen), &seen);
     let audit = report::audit(topology, scope, &seen, &plan, plan::strangers(topology, &seen));
     voice.audit(&audit);
     Ok(audit.exit())
 }
 
 fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {
-    let want = |seen: &State| desired::up(topology, scope, seen);
+    let ranges = Ranges::new();
+    let rules = Rules::of(topology, &ranges);
+    let want = |seen: &State| desired::up(topology, &rules, scope, seen);
     let (report, seen) = apply::change(voice, topology, scope, want)?;
     voice.report(&report, "up");
     let named = |name: &&Name| scope.named.contains(*name);
@@ -172,7 +179,7 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
 }
 
 fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let (report, _) = apply::change(voice, topology, scope, desired::down)?;
+    let (report, _) = apply::change(voice, topology, scope, |seen| desired::down(scope, seen))?;
     voice.report(&report, "down");
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }

@@ -15,11 +15,9 @@ use super::socket::{Batch, NETLINK_NETFILTER, Refusal, Socket};
 use super::{Kernel, Open, Where, link};
 use crate::error::{Context, Error};
 use crate::log::packet::{Hook, Packet};
+use crate::nft::LOG_GROUP;
 use crate::state::State;
 use crate::topology::{Device, Name, Topology};
-
-/// The group that wire's rules log to: "w" in ASCII.
-pub const GROUP: u16 = b'w' as u16;
 
 /// How much of a packet is asked for, in bytes: an IPv6 header with a few options, and TCP's.
 const LENGTH: u32 = 96;
@@ -85,7 +83,7 @@ impl Reader {
         nfnl::add(&mut attributes, CFG_TIMEOUT, &PATIENCE.to_be_bytes());
         nfnl::add(&mut attributes, CFG_FLAGS, &NUMBERED.to_be_bytes());
         let mut batch = Batch::default();
-        batch.push(0, &nfnl::request(ULOG, CONFIG, 0, libc::AF_UNSPEC as u8, GROUP, &attributes));
+        batch.push(0, &nfnl::request(ULOG, CONFIG, 0, libc::AF_UNSPEC as u8, LOG_GROUP, &attributes));
         match socket.send(&mut batch).into_iter().next() {
             None => Ok(Reader { socket, next: None, devices: HashMap::new() }),
             Some((_, refusal)) => Err(taken(&refusal)),
@@ -133,7 +131,7 @@ impl Reader {
 fn taken(refusal: &Refusal) -> Error {
     match refusal.errno {
         Errno::EPERM | Errno::EBUSY => {
-            Error::failed(format!("somebody else reads what is logged (NFLOG group {GROUP})"))
+            Error::failed(format!("somebody else reads what is logged (NFLOG group {LOG_GROUP})"))
                 .hint("there can be one reader in a namespace: end the other `wire log`, or what reads there")
         }
         _ => Error::failed(format!("cannot read what is logged: {refusal}"))

@@ -104,7 +104,7 @@ fn rules(host: &Host, node: &str, hook: &str, rules: &str) {
 
 /// Tries to connect, in vain.
 fn connect(host: &Host, node: &str, address: &str, port: &str) {
-    assert_ne!(host.run(node, &["timeout", "1", "busybox", "nc", "-w", "1", address, port]).code, 0);
+    assert_ne!(host.run(node, &["timeout", "0.5", "busybox", "nc", address, port]).code, 0);
 }
 
 /// The line of the file that says this.

@@ -1,7 +1,7 @@
 //! `wire log`: what the rules of all namespaces log, as it happens, each packet in the file's words.
 
 pub mod packet;
-mod record;
+pub mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::target::Scope;
 use crate::topology::{Name, Topology};
 use crate::voice::{Voice, count};
 
-use record::Names;
+use record::{Names, enforced};
 
 /// How often it is looked whether a node has come back in another namespace.
 const LOOK: Duration = Duration::from_secs(3);
@@ -25,7 +25,8 @@ pub fn run(voice: &Voice, path: &str, topology: &Topology, scope: &Scope) -> Res
     kernel::may("read what is logged in other network namespaces", &[kernel::ENTER, kernel::CHANGE])?;
     let wires = topology.wires.iter().filter(|wire| scope.wires.contains(&wire.name));
     let nodes: BTreeSet<Name> = wires.flat_map(|wire| wire.ends.iter().map(|end| end.node.clone())).collect();
-    let names = Names::of(topology);
+    let enforced = enforced(topology);
+    let names = Names::of(&enforced);
     let mut readers = Readers::new()?;
     let first = readers.look(topology, &nodes)?;
     let mut told = Told::default();

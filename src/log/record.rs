@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::packet::{self, Header, Hook, Packet, Part, Verdict};
 use crate::report::Paint;
 use crate::target::Scope;
-use crate::topology::{Device, End, HOST, Hub, Name, OUTSIDE, Service, Topology, Wire};
+use crate::topology::{Device, End, HOST, Hub, Mode, Name, OUTSIDE, Service, Topology, Wire};
 use crate::why;
 
 /// One packet, named.
@@ -46,7 +46,7 @@ pub struct Record {
 
 /// Who an address belongs to.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Who<'a> {
+pub enum Who<'a> {
     Node(&'a Name),
     /// By the name of the file, with the hub that it comes in at.
     Peer(&'a Hub, &'a Name),
@@ -87,7 +87,14 @@ struct Said {
 /// A question to `why`: who, to whom, what.
 type Question<'a> = (&'a str, &'a str, Option<Service>);
 
-/// Names packets by one file.
+/// The same file with no wire in audit mode, which allows everything: what is asked of it is what it will allow then.
+pub fn enforced(topology: &Topology) -> Topology {
+    let mut topology = topology.clone();
+    topology.wires.iter_mut().for_each(|wire| wire.mode = Mode::Enforce);
+    topology
+}
+
+/// Names packets by one file, which should be `enforced`.
 pub struct Names<'a> {
     topology: &'a Topology,
     /// Those that wires end in.
@@ -160,7 +167,8 @@ impl<'a> Names<'a> {
         })
     }
 
-    fn who(&self, address: IpAddr) -> Option<Who<'a>> {
+    /// Whose address it is; `None`: nobody's of the file.
+    pub fn who(&self, address: IpAddr) -> Option<Who<'a>> {
         if let Some(node) = self.ends.get(&address) {
             return Some(Who::Node(node));
         }
@@ -202,7 +210,8 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn why(&self, from: Who<'a>, to: Who<'a>, service: Option<Service>) -> Option<why::Answer> {
+    /// Whether one may reach the other, as `why` says it.
+    pub fn why(&self, from: Who<'a>, to: Who<'a>, service: Option<Service>) -> Option<why::Answer> {
         let question = (from.word(), to.word(), service);
         let mut answers = self.answers.borrow_mut();
         if let Some(known) = answers.get(&question) {
@@ -358,7 +367,7 @@ fn unopened(header: &Header) -> Option<Said> {
 }
 
 /// Whether an address may lie beyond the next node: no multicast, broadcast or link-local one.
-fn leaves_the_link(address: IpAddr) -> bool {
+pub fn leaves_the_link(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !(v4.is_multicast() || v4.is_broadcast() || v4.is_link_local()),
         IpAddr::V6(v6) => !(v6.is_multicast() || v6.is_unicast_link_local()),

@@ -50,7 +50,7 @@ fn packet(prefix: &str, hook: Hook, device: &str, bytes: Vec<u8>) -> Packet {
 }
 
 fn record(text: &str, node: &str, packet: &Packet) -> Option<Record> {
-    let topology = parse::topology(text).unwrap();
+    let topology = enforced(&parse::topology(text).unwrap());
     Names::of(&topology).record(&Name::new(node).unwrap(), packet)
 }
 
@@ -349,6 +349,22 @@ allow = ["git"]
                 ("name = \"vpn-git\"", "source fe80::2 is no address of `git`", ""),
             ),
         ],
+    );
+}
+
+/// A wire in audit mode lets everything pass; what is said is what it will not let pass then.
+#[test]
+fn what_is_watched_is_not_called_allowed() {
+    let text = PLUTO.replace("allow = [\"tcp/22\"] }", "allow = [\"tcp/22\"], mode = \"audit\" }");
+    assert_ne!(text, PLUTO);
+    hold(
+        &text,
+        &[(
+            ("git-ssh", Hook::Out, "eth0", "wire watched priv-git-ssh"),
+            ("10.1.1.1", "10.1.1.0", Above::Syn(40000, 53)),
+            ("git-ssh", "vpn-edge", "tcp/53"),
+            ("name = \"priv-git-ssh\"", "open nothing", "add \"tcp/53\" to `allow-back` of wire `priv-git-ssh`"),
+        )],
     );
 }
 

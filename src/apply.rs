@@ -48,11 +48,12 @@ pub fn change(
         let mut progress = Progress::of(voice);
         let refusals = kernel.apply(&plan, &mut |done, total| progress.show(done, total))?;
         progress.end();
-        refused.extend(refusals.into_iter().map(|refused| (plan.changes[refused.change].clone(), refused.error)));
+        let what = |change: usize| plan.changes[change].clone().without_table();
+        refused.extend(refusals.into_iter().map(|refused| (what(refused.change), refused.error)));
         let again = std::mem::take(&mut report.done);
         report.done =
             again.into_iter().filter(|done| round == 0 || !plan.changes.iter().any(|c| c.is_same(done))).collect();
-        report.done.extend(plan.changes);
+        report.done.extend(plan.changes.into_iter().map(Change::without_table));
         kernel.find_again(topology)?;
         round += 1;
     }

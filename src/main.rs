@@ -13,6 +13,7 @@ mod near;
 mod nft;
 mod parse;
 mod plan;
+mod render;
 mod report;
 mod rules;
 mod state;
@@ -84,6 +85,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
         Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
+        Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
         Command::Number | Command::Completions { .. } | Command::Man => Exit::Done,
     };
@@ -140,6 +142,31 @@ fn why(voice: &Voice, path: &str, topology: &Topology, from: &str, to: &str) -> 
         }
     }
     Ok(if answer.allowed { Exit::Done } else { Exit::Differs })
+}
+
+fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<Exit, Error> {
+    let nodes = match node {
+        Some(node) => Scope::of(topology, &[format!("node:{node}")])?.nodes,
+        None => desired::namespaces(topology),
+    };
+    let ranges = Ranges::new();
+    let tables = render::nft(&Rules::of(topology, &ranges), &nodes);
+    if voice.json {
+        let tables = tables.iter().map(|(node, text)| (node.to_string(), text.as_str().into()));
+        voice.print_json(&serde_json::json!({ "nft": tables.collect::<serde_json::Map<_, _>>() }));
+    } else {
+        let headed = tables.iter().map(|(node, text)| format!("# {node}\n{text}"));
+        voice.print(&headed.collect::<Vec<String>>().join("\n"));
+    }
+    if tables.is_empty() {
+        voice.say("the file has nothing to say about what passes there");
+    }
+    let unsaid = tables.iter().find(|(_, text)| text.lines().any(|line| line.trim_start().starts_with('#')));
+    match unsaid {
+        Some((node, _)) => Err(Error::failed(format!("nft has no words for some of the rules of `{node}`"))
+            .hint("they are the lines that begin with `#`; `wire up` loads them all the same")),
+        None => Ok(Exit::Done),
+    }
 }
 
 /// What is wanted, less what is.

@@ -354,7 +354,10 @@ struct Draft<'d, 'a> {
 const NOBODY: &str = "denied";
 
 impl<'a> Draft<'_, 'a> {
-    fn chain(&mut self, name: impl Into<Text>, chain: Chain) {
+    fn chain(&mut self, name: impl Into<Text>, mut chain: Chain) {
+        // A thousand tables are held at once, and a list grows by doubling.
+        chain.rules.iter_mut().for_each(|rule| rule.expressions.shrink_to_fit());
+        chain.rules.shrink_to_fit();
         self.table.chains.insert(name.into(), chain);
     }
 

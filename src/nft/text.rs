@@ -21,11 +21,25 @@ const PREFIX_MAX: usize = 127;
 /// The burst that nft takes where none is said, and does not say.
 const BURST: u32 = 5;
 
-/// The names without a dot that wire gives to chains and maps: no keywords of nft.
-const PLAIN: [&str; 6] = ["forward", "input", "output", "postrouting", "prerouting", "related"];
+/// The names without a dot that wire gives to chains, sets and maps: no keywords of nft.
+const PLAIN: [&str; 13] = [
+    "clients",
+    "denied",
+    "forward",
+    "input",
+    "inside",
+    "inside6",
+    "output",
+    "outside",
+    "postrouting",
+    "prerouting",
+    "private",
+    "private6",
+    "related",
+];
 
-/// What a wire's own chains begin with, in the order in which they are read.
-const OF_A_WIRE: [&str; 5] = ["in", "out", "through", "watched", "denied"];
+/// What the names of a wire's own chains begin with, in the order in which they are read.
+const OF_A_WIRE: [&str; 7] = ["in", "out", "through", "outside", "clients", "watched", "denied"];
 
 /// A whole table: what it counts, its sets and maps, its base chains in the order of their hooks, and then the chains of each
 /// wire together. Counters are without what they have counted (`nft -s`).
@@ -335,15 +349,15 @@ impl Reader<'_> {
                 after @ ..,
             ] if self.protocol.is_none() => (self.protocol(value, after)?, 2),
             [E::Load { to: REG, value }, E::Nat { to_source, family, address: REG, port: None }, ..] => {
-                (nat(*to_source, *family, value, None)?, 2)
+                (self.nat(*to_source, *family, value, None)?, 2)
             }
             [
                 E::Load { to: REG, value },
                 E::Load { to, value: port },
-                E::Nat { to_source, family, address: REG, port: at },
+                E::Nat { to_source, family, address: REG, port: Some(at) },
                 ..,
-            ] if *at == Some(*to) && *to != REG && matches!(self.protocol, Some(TCP | UDP)) => {
-                (nat(*to_source, *family, value, Some(say(Type::Service, port)?))?, 3)
+            ] if at == to && *to != REG && matches!(self.protocol, Some(TCP | UDP)) => {
+                (self.nat(*to_source, *family, value, Some(say(Type::Service, port)?))?, 3)
             }
             [E::Verdict(verdict), ..] => (become_of_it(verdict)?, 1),
             [E::Counter, ..] => ("counter".to_owned(), 1),
@@ -398,6 +412,25 @@ impl Reader<'_> {
             _ => false,
         };
         Some(if implied { String::new() } else { format!("meta l4proto {said}") })
+    }
+
+    fn nat(&self, to_source: bool, family: u8, address: &Value, port: Option<String>) -> Option<String> {
+        let word = if to_source { "snat" } else { "dnat" };
+        let (ip, of, other) = match family {
+            IPV4 => ("ip", Type::Ipv4, false),
+            IPV6 => ("ip6", Type::Ipv6, true),
+            _ => return None,
+        };
+        // Of a packet that is of the other family nft wants to hear nothing.
+        if self.ipv4 == Some(other) {
+            return None;
+        }
+        let address = say(of, address)?;
+        Some(match port {
+            Some(port) if of == Type::Ipv6 => format!("{word} {ip} to [{address}]:{port}"),
+            Some(port) => format!("{word} {ip} to {address}:{port}"),
+            None => format!("{word} {ip} to {address}"),
+        })
     }
 
     /// What one expression puts into a register, where nft has a word for it here.
@@ -669,21 +702,6 @@ fn limit(limit: &Limit) -> Option<String> {
     let over = if limit.over { "over " } else { "" };
     let burst = if limit.burst == BURST { String::new() } else { format!(" burst {} packets", limit.burst) };
     Some(format!("limit rate {over}{}/{unit}{burst}", limit.rate))
-}
-
-fn nat(to_source: bool, family: u8, address: &Value, port: Option<String>) -> Option<String> {
-    let word = if to_source { "snat" } else { "dnat" };
-    let (ip, of) = match family {
-        IPV4 => ("ip", Type::Ipv4),
-        IPV6 => ("ip6", Type::Ipv6),
-        _ => return None,
-    };
-    let address = say(of, address)?;
-    Some(match port {
-        Some(port) if family == IPV6 => format!("{word} {ip} to [{address}]:{port}"),
-        Some(port) => format!("{word} {ip} to {address}:{port}"),
-        None => format!("{word} {ip} to {address}"),
-    })
 }
 
 /// `NF_CT_STATE_BIT` and untracked (linux/netfilter/nf_conntrack_common.h).

@@ -21,8 +21,9 @@ use crate::topology::{Device, Name, Topology};
 
 /// How much of a packet is asked for, in bytes: an IPv6 header with a few options, and TCP's.
 const LENGTH: u32 = 96;
-/// How long the kernel may keep a packet to hand over more than one at once, in hundredths of a second.
-const PATIENCE: u32 = 10;
+/// How long the kernel may keep a packet to hand over more than one at once, in hundredths of a second. What is sent from here
+/// has no time of its own and gets that of its arrival with us.
+const PATIENCE: u32 = 1;
 
 /// `NFULNL_MSG_*` (linux/netfilter/nfnetlink_log.h), as are the constants that follow.
 const PACKET: u8 = 0;

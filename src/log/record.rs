@@ -126,10 +126,16 @@ impl<'a> Names<'a> {
         let header = packet::header(&packet.bytes)?;
         let hook = packet.hook;
         let node = *self.nodes.get(node)?;
-        let wire = name.as_ref().and_then(|name| self.topology.wire(name.as_str()));
         // A wire of that name that does not end here was named by somebody else.
-        let wire = wire.and_then(|wire| Some((wire, wire.end_in(node.as_str())?)));
-        let from = if hook == Hook::Out { Who::Node(node) } else { self.sender(wire, header.source) };
+        let named = name.as_ref().and_then(|name| self.topology.wire(name.as_str()));
+        let named = named.and_then(|wire| Some((wire, wire.end_in(node.as_str())?)));
+        // What goes through may be denied on the wire that it was to leave by.
+        let wire = if hook == Hook::Out { named } else { self.came_by(node, packet.device.as_ref(), named) };
+        let from = match hook {
+            Hook::Out => Who::Node(node),
+            _ if wire.is_none() && self.is_uplink(node, packet.device.as_ref()) => Who::Outside,
+            _ => self.sender(wire, header.source),
+        };
         let to = match hook {
             Hook::In => Who::Node(node),
             Hook::Out => self.receiver(wire, header.destination),
@@ -138,10 +144,10 @@ impl<'a> Names<'a> {
         let said = match verdict {
             Verdict::Allowed => self.passes(from, to, &header),
             Verdict::Denied | Verdict::Watched => {
-                let unusual = match (wire, &name) {
-                    (Some((wire, end)), _) => self.misaddressed(wire, end, hook, &header),
-                    (None, Some(name)) => Some(struck(name)),
-                    (None, None) => self.strange(node, hook, packet.device.as_ref()),
+                let unusual = match (wire, named, &name) {
+                    (_, None, Some(name)) => Some(struck(name)),
+                    (Some((wire, end)), ..) => self.misaddressed(wire, end, hook, &header),
+                    (None, ..) => self.strange(node, hook, packet.device.as_ref(), &header),
                 };
                 unusual.or_else(|| unopened(&header)).unwrap_or_else(|| self.denied(from, to, &header))
             }
@@ -184,6 +190,24 @@ impl<'a> Names<'a> {
             }
         }
         None
+    }
+
+    /// The wire whose device a packet came in on; the one that the rule names where no device is known.
+    fn came_by(
+        &self,
+        node: &Name,
+        device: Option<&Device>,
+        named: Option<(&'a Wire, usize)>,
+    ) -> Option<(&'a Wire, usize)> {
+        let Some(device) = device else { return named };
+        self.topology.wires.iter().find_map(|wire| {
+            let end = wire.end_in(node.as_str()).filter(|end| wire.ends[*end].device == *device)?;
+            Some((wire, end))
+        })
+    }
+
+    fn is_uplink(&self, node: &Name, device: Option<&Device>) -> bool {
+        node.is_host() && device.is_some_and(|device| self.topology.host.uplinks.contains(device))
     }
 
     /// Who sent it: of what came over a wire, the address alone proves nothing.
@@ -259,8 +283,8 @@ impl<'a> Names<'a> {
             let reason = "it belongs to a connection that is not known, or not any more".to_owned();
             return Said { line: answer.line, reason, hint: None };
         }
-        let hint = "a condition of that line was not met (its address, its rate), or the kernel is not as the file says, \
-                    which `wire audit` tells";
+        let hint = "a condition of that line was not met (who it is from, where it was sent to, how often), or the kernel \
+                    is not as the file says, which `wire audit` tells";
         Said { line: answer.line, reason: answer.reason, hint: Some(hint.into()) }
     }
 
@@ -307,8 +331,15 @@ impl<'a> Names<'a> {
         None
     }
 
-    /// What met no wire although the node has nothing else.
-    fn strange(&self, node: &Name, hook: Hook, device: Option<&Device>) -> Option<Said> {
+    /// What came over no wire although the node has nothing else, or under an address that is not out there.
+    fn strange(&self, node: &Name, hook: Hook, device: Option<&Device>, header: &Header) -> Option<Said> {
+        if let Some(who) = self.who(header.source)
+            && hook != Hook::Out
+            && self.is_uplink(node, device)
+        {
+            let reason = format!("its source {} is an address of {who}, but it came in on an uplink", header.source);
+            return Some(Said { line: None, reason, hint: None });
+        }
         let clients = self.topology.hubs.get(node).and_then(|hub| hub.clients.as_ref());
         let is_tunnel = clients.is_some_and(|clients| Some(&clients.device) == device);
         if node.as_str() == HOST || hook == Hook::Through || is_tunnel {

@@ -173,6 +173,31 @@ fn packets_are_shown_in_names() {
     assert_eq!(log.end(Signal::SIGINT), (Some(0), vec![]));
 }
 
+/// What wire's own rules deny is shown, wherever that is: at the node that sends, or at the host for what comes from outside.
+#[test]
+fn wires_own_rules_are_heard() {
+    let host = pluto().host();
+    host.wire(&["up"]).expect(0);
+    host.sh("ip -n lan route add 192.168.100.0/24 via 192.0.2.2");
+    let log = Log::start(&host, &["log"]);
+    for (node, address, port, shown) in [
+        ("master-ssh", "10.1.2.0", "53", "master-ssh → vpn-edge over priv-master-ssh, out at master-ssh, 10.1.2.1:"),
+        ("vpn-edge", "10.1.2.1", "80", "vpn-edge → master-ssh over priv-master-ssh, out at vpn-edge, 10.1.2.0:"),
+        (
+            "reverse-proxy-edge",
+            "1.1.1.1",
+            "443",
+            "reverse-proxy-edge → outside over host-pub, out at reverse-proxy-edge, ",
+        ),
+        ("lan", "192.168.100.1", "22", "outside → reverse-proxy-edge over host-pub, through host, 192.0.2.1:"),
+    ] {
+        connect(&host, node, address, port);
+        let line = log.line();
+        assert!(line.contains(&format!("denied tcp/{port} {shown}")), "{line}");
+    }
+    assert_eq!(log.end(Signal::SIGINT), (Some(0), vec![]));
+}
+
 const FLOOD: &str = "WIRE_TEST_FLOOD";
 
 /// Sends so many datagrams from a node: this very program does, started there with the same test, which then calls `flooded`.

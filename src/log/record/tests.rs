@@ -207,6 +207,25 @@ fn packets_of_a_house() {
                 ("outside", "reverse-proxy-edge", "tcp/22"),
                 ("name = \"host-pub\"", "only tcp/80, tcp/443", "`publish`"),
             ),
+            // Denied on the wire that it was to leave by.
+            (
+                ("host", Through, "eth0", "wire denied host-pub"),
+                ("203.0.113.9", "192.168.100.1", Above::Syn(51413, 22)),
+                ("outside", "reverse-proxy-edge", "tcp/22"),
+                ("name = \"host-pub\"", "only tcp/80, tcp/443", "add \"tcp/22\" to `publish` of wire `host-pub`"),
+            ),
+            (
+                ("vpn-edge", Through, "priv-git-ssh", "wire denied priv-master-ssh"),
+                ("10.1.2.1", "10.1.2.1", Above::Syn(1, 22)),
+                ("git-ssh", "master-ssh", "tcp/22"),
+                (git_line, "source 10.1.2.1 is no address of `git-ssh` on wire `priv-git-ssh`", ""),
+            ),
+            (
+                ("host", Through, "eth0", "wire denied host-pub"),
+                ("10.1.1.1", "192.168.100.1", Above::Syn(51413, 80)),
+                ("outside", "reverse-proxy-edge", "tcp/80"),
+                ("", "source 10.1.1.1 is an address of git-ssh, but it came in on an uplink", ""),
+            ),
             // What the file allows: a condition, or the kernel differs.
             (
                 ("vpn-edge", Out, "priv-git-ssh", git),

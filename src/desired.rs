@@ -78,7 +78,10 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
             end.settings.insert(Setting::ForceForwarding6, i32::from(forwards));
         }
     }
-    wanted.table = rules.table(name, &circumstances).map(Into::into);
+    wanted.table = match name.is_host() {
+        true => rules.table(name, &circumstances).map(Arc::new),
+        false => rules.known(name),
+    };
     wanted.openings = Arc::new(rules.openings(name));
 }
 
@@ -100,6 +103,26 @@ pub fn down(scope: &Scope, seen: &State) -> State {
             namespace.table = seen.table.clone();
         }
         wanted.namespaces.insert(name.clone(), namespace);
+    }
+    wanted
+}
+
+/// What was seen, with the elements that these sets of the file have now.
+pub fn refilled<'a>(rules: &Rules, sets: impl Iterator<Item = &'a Name>, seen: &State) -> State {
+    let names: Vec<String> = sets.flat_map(|set| [format!("set.{set}"), format!("set6.{set}")]).collect();
+    let mut wanted = seen.clone();
+    for (node, namespace) in &mut wanted.namespaces {
+        let Some(table) =
+            namespace.table.as_mut().filter(|table| names.iter().any(|name| table.sets.contains_key(&**name)))
+        else {
+            continue;
+        };
+        for name in &names {
+            if let Some(set) = Arc::make_mut(table).sets.get_mut(name.as_str()) {
+                set.elements = rules.elements(name);
+            }
+        }
+        namespace.openings = Arc::new(rules.openings(node));
     }
     wanted
 }

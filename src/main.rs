@@ -16,6 +16,7 @@ mod plan;
 mod render;
 mod report;
 mod rules;
+mod sets;
 mod state;
 #[allow(dead_code, reason = "waits for what reads the sets of wires in audit mode")]
 mod suggest;
@@ -31,7 +32,9 @@ use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command};
 use error::{Error, Exit, Fault};
+use kernel::run::Lock;
 use rules::{Ranges, Rules};
+use sets::{Sets, ranges};
 use state::State;
 use target::Scope;
 use topology::{Name, Topology};
@@ -86,6 +89,10 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
         Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
         Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
+        Command::Set { verb } => {
+            let push = |changed: &Sets, lock: &Lock| apply::elements(voice, &topology, changed, lock);
+            sets::run(voice, &path, &topology, verb, push)?
+        }
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
         Command::Number | Command::Completions { .. } | Command::Man => Exit::Done,
     };
@@ -171,27 +178,31 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
 
 /// What is wanted, less what is.
 fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let seen = apply::look(topology, scope)?;
-    let ranges = Ranges::new();
-    let plan = plan::diff(&desired::up(topology, &Rules::of(topology, &ranges), scope, &seen), &seen);
+    let ranges = ranges(&sets::look(voice, topology)?);
+    let rules = Rules::of(topology, &ranges);
+    let seen = apply::look(&rules, scope)?;
+    let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
     voice.plan(&plan);
     Ok(if plan.is_empty() { Exit::Done } else { Exit::Differs })
 }
 
 fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let seen = apply::look(topology, scope)?;
-    let ranges = Ranges::new();
-    let plan = plan::diff(&desired::up(topology, &Rules::of(topology, &ranges), scope, &seen), &seen);
+    let ranges = ranges(&sets::look(voice, topology)?);
+    let rules = Rules::of(topology, &ranges);
+    let seen = apply::look(&rules, scope)?;
+    let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
     let audit = report::audit(topology, scope, &seen, &plan, plan::strangers(topology, &seen));
     voice.audit(&audit);
     Ok(audit.exit())
 }
 
 fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {
-    let ranges = Ranges::new();
+    let answers = sets::ask(topology.sets.values());
+    let lock = apply::lock(voice)?;
+    let ranges = ranges(&sets::renewed(voice, topology, &answers, &lock)?);
     let rules = Rules::of(topology, &ranges);
     let want = |seen: &State| desired::up(topology, &rules, scope, seen);
-    let (report, seen) = apply::change(voice, topology, scope, want)?;
+    let (report, seen) = apply::change(voice, &rules, scope, &lock, want)?;
     voice.report(&report, "up");
     let named = |name: &&Name| scope.named.contains(*name);
     let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));
@@ -208,7 +219,10 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
 }
 
 fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let (report, _) = apply::change(voice, topology, scope, |seen| desired::down(scope, seen))?;
+    let ranges = Ranges::new();
+    let rules = Rules::of(topology, &ranges);
+    let lock = apply::lock(voice)?;
+    let (report, _) = apply::change(voice, &rules, scope, &lock, |seen| desired::down(scope, seen))?;
     voice.report(&report, "down");
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }

@@ -124,8 +124,8 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
 /// What the counters of both ends have counted.
 fn denied(wire: &Wire, seen: &State) -> u64 {
     let counter = format!("denied.{}", wire.name);
-    let tables = wire.ends.iter().filter_map(|end| seen.namespaces.get(&end.node)?.table.as_ref());
-    tables.filter_map(|table| table.counters.get(counter.as_str())).sum()
+    let here = wire.ends.iter().filter_map(|end| seen.namespaces.get(&end.node));
+    here.filter_map(|namespace| namespace.counts.get(counter.as_str())).sum()
 }
 
 /// The wires whose link is there and has to be made again.
@@ -406,6 +406,15 @@ pub fn answer(answer: &Answer, path: &str, paint: Paint) -> String {
 }
 
 pub fn error(error: &Error, paint: Paint) -> String {
+    headed(&paint.bad("error:"), error)
+}
+
+/// What went wrong and kept nothing from being done.
+pub fn warning(warning: &Error, paint: Paint) -> String {
+    headed(&paint.careful("warning:"), warning)
+}
+
+fn headed(head: &str, error: &Error) -> String {
     let hint = error.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
-    format!("{} {}\n{hint}", paint.bad("error:"), error.message)
+    format!("{head} {}\n{hint}", error.message)
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnetwork::IpNetwork;
 
@@ -51,6 +51,8 @@ pub struct Rules<'a> {
     needed: BTreeMap<&'a Name, Vec<Published<'a>>>,
     /// All subnets of wires and all prefixes of clients, of both families.
     inside: Vec<Range>,
+    /// The tables of nodes that were asked for before.
+    known: Mutex<BTreeMap<Name, Arc<Table>>>,
 }
 
 /// What of the host the rules depend on besides the file.
@@ -79,7 +81,20 @@ impl<'a> Rules<'a> {
             needed.insert(&hub.name, needs(hub));
         }
         let inside = inside(topology);
-        Rules { topology, ranges, wires: topology.wires_by_node(), egress, needed, inside }
+        Rules { topology, ranges, wires: topology.wires_by_node(), egress, needed, inside, known: Mutex::default() }
+    }
+
+    /// The table of a node other than the host: made once, however often it is asked for.
+    pub fn known(&self, node: &Name) -> Option<Arc<Table>> {
+        self.topology.nodes.get(node).filter(|node| node.shares.is_none())?;
+        // Only a panic poisons it, and nothing here panics.
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = known().get(node) {
+            return Some(table.clone());
+        }
+        let table = Arc::new(self.table(node, &Circumstances::default())?);
+        known().insert(node.clone(), table.clone());
+        Some(table)
     }
 
     /// The table of a node, or none for a host that the file has nothing to say about.
@@ -163,6 +178,10 @@ impl<'a> Rules<'a> {
     fn leads_outside(&self, wire: &Wire, side: usize, far: &'a Name) -> bool {
         let first = self.way_out(far).first().is_some_and(|first| first.name == wire.name);
         (first && self.speaks(far)) || self.forwards_to(far, wire).next().is_some() && wire.far(side).node == *far
+    }
+
+    pub fn topology(&self) -> &'a Topology {
+        self.topology
     }
 
     pub fn wires_of(&self, node: &Name) -> &[(&'a Wire, usize)] {
@@ -304,8 +323,13 @@ impl<'a> Rules<'a> {
         self.topology.is_leaf(far.as_str()) && first.is_some_and(|(first, _)| first.name == wire.name)
     }
 
+    /// The elements of a set of a table.
+    pub fn elements(&self, set: &str) -> BTreeMap<Key, Element> {
+        elements(&self.ranges(set).unwrap_or_default())
+    }
+
     /// The ranges of a set of a table, as the rules use them.
-    pub fn ranges(&self, set: &str) -> Option<Vec<Range>> {
+    fn ranges(&self, set: &str) -> Option<Vec<Range>> {
         for ipv4 in [true, false] {
             if *set == of_family(PRIVATE, ipv4) {
                 return Some(private(ipv4));

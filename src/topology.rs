@@ -298,6 +298,8 @@ pub struct Set {
     pub dns: Vec<String>,
     /// Seconds between two look-ups of `dns`.
     pub interval: Option<u64>,
+    /// Names of `dns` may lead to private, shared and link-local addresses.
+    pub private: bool,
     pub place: Place,
 }
 

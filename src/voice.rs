@@ -95,6 +95,11 @@ impl Voice {
         self.remark(&format!("{line}\n"));
     }
 
+    /// What went wrong and keeps nothing from being done.
+    pub fn warn(&self, warning: &Error) {
+        self.remark(&report::warning(warning, self.err));
+    }
+
     pub fn faults(&self, path: &str, text: &str, faults: &[Fault]) -> Exit {
         if self.json {
             self.print_json(&report::check_json(None, faults, &[]));

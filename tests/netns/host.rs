@@ -32,12 +32,13 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// How long anything may take before a test calls it hung.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Makes the pretend host inside its fresh namespaces: `/run` of its own, and an uplink `eth0` whose far end is the
+/// Makes the pretend host inside its fresh namespaces: `/run` and `/var/lib` of its own, and an uplink `eth0` whose far end is the
 /// namespace `lan`. Duplicate address detection is off, and the pair has two indexes (with one alone, the kernel's link watch
 /// takes its time), so that its addresses are there at once.
 const SETUP: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=755 tmpfs /var/lib
 mkdir /run/netns
 ip link set lo up
 ip netns add lan

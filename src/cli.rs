@@ -83,6 +83,8 @@ pub enum Command {
         #[arg(value_name = "B[:PROTO/PORT]")]
         to: String,
     },
+    /// Print packets as they are denied (and those of flows with `log = true`), each with the line that would allow it
+    Log(Targets),
     /// Print what would be installed, from the file alone
     Render {
         #[command(subcommand)]

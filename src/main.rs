@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod kernel;
 mod lab;
+mod log;
 mod near;
 mod nft;
 mod parse;
@@ -17,6 +18,8 @@ mod report;
 mod rules;
 mod sets;
 mod state;
+#[allow(dead_code, reason = "waits for what reads the sets of wires in audit mode")]
+mod suggest;
 mod target;
 mod topology;
 mod voice;
@@ -84,6 +87,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Down(targets) => down(voice, &topology, &scope(targets)?)?,
         Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
+        Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
         Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
         Command::Set { verb } => {
             let push = |changed: &Sets, lock: &Lock| apply::elements(voice, &topology, changed, lock);

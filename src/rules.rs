@@ -1156,6 +1156,11 @@ fn private(ipv4: bool) -> Vec<Range> {
     networks.iter().filter_map(|text| text.parse().ok()).map(|network: IpNetwork| range(&network)).collect()
 }
 
+/// Whether egress reaches it without naming it.
+pub fn is_public(address: IpAddr) -> bool {
+    !private(address.is_ipv4()).iter().any(|(first, last, _)| (*first..=*last).contains(&address))
+}
+
 fn range(network: &IpNetwork) -> Range {
     (network.network(), network.broadcast(), None)
 }

@@ -16,7 +16,7 @@ pub use self::grant::{may_use, opened_by};
 pub use self::question::question;
 
 /// Whether A may reach B.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
     pub allowed: bool,
     pub wire: Option<Name>,

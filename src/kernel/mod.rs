@@ -9,6 +9,7 @@ pub mod lab;
 mod link;
 mod load;
 mod netns;
+pub mod nflog;
 mod nfnl;
 mod nft;
 #[allow(dead_code, reason = "for the rules of `up`")]

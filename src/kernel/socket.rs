@@ -281,6 +281,14 @@ impl Socket {
         }
     }
 
+    /// Reads once what the kernel sends without being asked. EAGAIN: there is nothing; ENOBUFS: there was more than fits.
+    pub fn receive(&self, mut each: impl FnMut(Answer)) -> Result<(), Errno> {
+        let mut buffer = Vec::with_capacity(ANSWER);
+        self.read(&mut buffer, libc::MSG_DONTWAIT).map_err(|error| refusal(&error).errno)?;
+        messages(&buffer).for_each(|(header, payload)| each((header.message_type, payload)));
+        Ok(())
+    }
+
     fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
         loop {
             match self.inner.send(bytes, 0) {

@@ -9,6 +9,7 @@ mod down;
 mod host;
 mod ipv6;
 mod lab;
+mod log;
 mod nameserver;
 mod podman;
 mod repair;

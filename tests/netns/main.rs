@@ -6,6 +6,7 @@ mod boundary;
 mod cli;
 mod crash;
 mod down;
+mod hand;
 mod host;
 mod ipv6;
 mod lab;

@@ -507,7 +507,7 @@ impl Naive {
                 Place::Client(_) => None,
             },
             Place::Client(hub) => self.over_a_wire(hub, source, to, what),
-            Place::Outside(uplink) => source.and_then(|source| self.into_the_host(uplink, source, to, what)),
+            Place::Outside(uplink) => source.and_then(|source| self.at_the_host(uplink, source, to, what)),
         };
         arrives.unwrap_or(Verdict::Drop)
     }
@@ -588,7 +588,7 @@ impl Naive {
     }
 
     /// From beyond an uplink to an address of the host that is no wire's.
-    fn into_the_host(&self, uplink: &str, source: IpAddr, to: IpAddr, what: What) -> Option<Verdict> {
+    fn at_the_host(&self, uplink: &str, source: IpAddr, to: IpAddr, what: What) -> Option<Verdict> {
         if self.is_blocked(source) || !self.around.host.iter().any(|(_, own)| *own == to) {
             return None;
         }

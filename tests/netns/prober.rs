@@ -413,7 +413,7 @@ impl<'a> Life<'a> {
         let mut left = Vec::new();
         for (mut flight, ready) in std::mem::take(&mut self.flights).into_iter().zip(flying) {
             let seen = if *ready { flight.look() } else { None };
-            let late = (now >= flight.until).then(|| if flight.connected { Seen::Refused } else { Seen::Silence });
+            let late = (now >= flight.until).then_some(if flight.connected { Seen::Refused } else { Seen::Silence });
             match seen.or(late) {
                 Some(seen) => drop(self.seen.insert(flight.number, seen)),
                 None => left.push(flight),

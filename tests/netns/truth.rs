@@ -143,6 +143,8 @@ impl House {
     /// Asks everything, and compares.
     pub fn table(&mut self) -> Table {
         let start = Instant::now();
+        // The link-local addresses come when the carrier has been noticed.
+        self.host.dump();
         let places = self.naive.places();
         let addresses = self.naive.addresses();
         let local = self.link_local();

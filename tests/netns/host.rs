@@ -464,11 +464,11 @@ impl fmt::Display for Dump {
 }
 
 /// Whether the kernel's link watch has caught up with the carrier: until then flags, routes and addresses may still change.
-/// A device with an IPv6 address gets a link-local one then.
+/// A device with an IPv6 address, but for the loopback, gets a link-local one then.
 fn at_rest(link: &Value) -> bool {
     let ipv6 = link["addr_info"].as_array().expect("addresses").iter().filter(|address| address["family"] == "inet6");
     let [global, local] = ["global", "link"].map(|scope| ipv6.clone().any(|address| address["scope"] == scope));
-    if ipv6.clone().any(|address| address["tentative"] == true) || global && !local {
+    if ipv6.clone().any(|address| address["tentative"] == true) || global && !local && link["ifname"] != "lo" {
         return false;
     }
     let has = |flag: &str| link["flags"].as_array().is_some_and(|flags| flags.iter().any(|f| f == flag));

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nftables::schema::{NfListObject, NfObject, Nftables};
 use nftables::stmt::{AnonymousCounter, Counter, Statement};
+use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 /// The programs that tests run, and the packages (Debian's names, Alpine's are the same) that bring them.
@@ -173,6 +174,24 @@ impl Host {
         }
         command.args(argv).stdin(Stdio::null());
         command
+    }
+
+    /// Does something in the network namespace of a node, in a thread that ends there. Sockets made in it stay in it. Takes root:
+    /// see `packet::is_root`.
+    pub fn at<T: Send>(&self, node: &str, work: impl FnOnce() -> T + Send) -> T {
+        let path = match node {
+            "host" => PathBuf::from(format!("/proc/{}/ns/net", self.pid)),
+            node => self.path(&format!("/run/netns/{node}")),
+        };
+        let namespace = std::fs::File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let enter = || setns(namespace, CloneFlags::CLONE_NEWNET).expect("root enters whatever he likes");
+        std::thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                enter();
+                work()
+            });
+            there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Runs a program at a node to its end.

@@ -85,6 +85,8 @@ pub enum Command {
     },
     /// Print packets as they are denied (and those of flows with `log = true`), each with the line that would allow it
     Log(Targets),
+    /// Turn what wires in audit mode let pass into flows to write
+    Suggest,
     /// Print what would be installed, from the file alone
     Render {
         #[command(subcommand)]

@@ -18,7 +18,6 @@ mod report;
 mod rules;
 mod sets;
 mod state;
-#[allow(dead_code, reason = "waits for what reads the sets of wires in audit mode")]
 mod suggest;
 mod target;
 mod topology;
@@ -86,6 +85,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Up { targets, strict } => up(voice, &topology, &scope(targets)?, *strict)?,
         Command::Down(targets) => down(voice, &topology, &scope(targets)?)?,
         Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
+        Command::Suggest => suggest(voice, &path, &topology)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
         Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
         Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
@@ -194,6 +194,33 @@ fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Erro
     let audit = report::audit(topology, scope, &seen, &plan, plan::strangers(topology, &seen));
     voice.audit(&audit);
     Ok(audit.exit())
+}
+
+/// What wires in audit mode have seen, as flows to write.
+fn suggest(voice: &Voice, path: &str, topology: &Topology) -> Result<Exit, Error> {
+    let ranges = ranges(&sets::look(voice, topology)?);
+    let seen = apply::look(&Rules::of(topology, &ranges), &Scope::everything(topology))?;
+    let mut recorded = Vec::new();
+    for (node, namespace) in &seen.namespaces {
+        for (wire, keys) in &namespace.recorded {
+            let tried = keys.iter().filter_map(|key| suggest::Tried::of(key));
+            recorded.extend(tried.map(|tried| (node.clone(), wire.clone(), tried)));
+        }
+    }
+    let suggested = suggest::suggest(topology, &recorded);
+    if voice.json {
+        voice.print_json(&serde_json::json!(suggested));
+        return Ok(Exit::Done);
+    }
+    voice.print(&suggested.text(path));
+    suggested.remarks().iter().for_each(|remark| voice.say(remark));
+    let watched = topology.wires.iter().any(|wire| wire.mode == topology::Mode::Audit);
+    match (watched, recorded.is_empty()) {
+        (false, _) => voice.say("no wire is in audit mode: write `mode = \"audit\"` on one and run `wire up`"),
+        (true, true) => voice.say("nothing was tried yet that the file does not allow"),
+        (true, false) => {}
+    }
+    Ok(Exit::Done)
 }
 
 fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {

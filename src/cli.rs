@@ -73,7 +73,13 @@ pub enum Command {
     /// Remove what wire made, and nothing else
     Down(Targets),
     /// List live links and every deviation from the file
-    Audit(Targets),
+    Audit {
+        #[command(flatten)]
+        targets: Targets,
+        /// List what is reachable from outside instead, and where it ends
+        #[arg(long)]
+        published: bool,
+    },
     /// Say from the file whether A may reach B
     Why {
         /// A node, a VPN peer, `host` or `outside`

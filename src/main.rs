@@ -84,7 +84,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Plan(targets) => plan(voice, &topology, &scope(targets)?)?,
         Command::Up { targets, strict } => up(voice, &topology, &scope(targets)?, *strict)?,
         Command::Down(targets) => down(voice, &topology, &scope(targets)?)?,
-        Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
+        Command::Audit { targets, published } => audit(voice, &path, &topology, &scope(targets)?, *published)?,
         Command::Suggest => suggest(voice, &path, &topology)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
         Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
@@ -186,13 +186,14 @@ fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error
     Ok(if plan.is_empty() { Exit::Done } else { Exit::Differs })
 }
 
-fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
+fn audit(voice: &Voice, path: &str, topology: &Topology, scope: &Scope, published: bool) -> Result<Exit, Error> {
     let ranges = ranges(&sets::look(voice, topology)?);
     let rules = Rules::of(topology, &ranges);
     let seen = apply::look(&rules, scope)?;
     let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
-    let audit = report::audit(topology, scope, &seen, &plan, plan::strangers(topology, &seen));
-    voice.audit(&audit);
+    let mut audit = report::audit(topology, scope, &seen, &plan, plan::strangers(topology, &seen));
+    audit.published = published.then(|| why::published(topology));
+    voice.audit(&audit, path);
     Ok(audit.exit())
 }
 

@@ -137,11 +137,14 @@ impl Voice {
         }
     }
 
-    pub fn audit(&self, audit: &report::Audit) {
+    pub fn audit(&self, audit: &report::Audit, path: &str) {
         if self.json {
             self.print_json(&serde_json::json!(audit));
         } else {
-            self.print(&report::audit_table(audit, self.out));
+            self.print(&match audit.published {
+                Some(_) => report::published(audit, path, self.out),
+                None => report::audit_table(audit, self.out),
+            });
             if audit.deviations.is_empty() {
                 self.say("audit: in accord with the file");
             }
@@ -154,7 +157,7 @@ impl Voice {
             self.print_json(&serde_json::json!({ "up": report::report_json(report), "audit": audit }));
         } else {
             self.report(report, "lab");
-            self.audit(audit);
+            self.audit(audit, "");
             self.say("the lab is gone again");
         }
     }

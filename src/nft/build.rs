@@ -270,7 +270,12 @@ impl Rule {
             payload(Side::Source.place(true), REG),
             payload(Side::Destination.place(true), REG32_01),
             Expression::Meta { key: Meta::L4Proto, to: REG32_01 + 1 },
-            Expression::Payload { base: Header::Transport, offset: if icmp { 0 } else { 2 }, length: 2, to: REG32_01 + 2 },
+            Expression::Payload {
+                base: Header::Transport,
+                offset: if icmp { 0 } else { 2 },
+                length: 2,
+                to: REG32_01 + 2,
+            },
             Expression::Update { set: set.into(), from: REG, limit: None },
         ])
     }

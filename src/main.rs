@@ -11,6 +11,7 @@ mod lab;
 mod near;
 mod parse;
 mod plan;
+mod prove;
 mod report;
 mod state;
 mod target;
@@ -76,6 +77,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Up { targets, strict } => up(voice, &topology, &scope(targets)?, *strict)?,
         Command::Down(targets) => down(voice, &topology, &scope(targets)?)?,
         Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
+        Command::Prove(targets) => prove(voice, &topology, &scope(targets)?)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
         Command::Number | Command::Completions { .. } | Command::Man => Exit::Done,
@@ -151,6 +153,19 @@ fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Erro
     Ok(audit.exit())
 }
 
+fn prove(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
+    let proof = apply::prove(topology, scope, &why::dial::written(topology), None)?;
+    voice.proof(&proof);
+    match scope.named.iter().find(|name| proof.absent.contains_key(*name)) {
+        Some(node) => Err(not_running(node)),
+        None => Ok(proof.exit()),
+    }
+}
+
+fn not_running(node: &Name) -> Error {
+    Error::failed(format!("`{node}` was asked for and does not run")).hint("start it, then run this again")
+}
+
 fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {
     let want = |seen: &State| desired::up(topology, scope, seen);
     let (report, seen) = apply::change(voice, topology, scope, want)?;
@@ -158,9 +173,7 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
     let named = |name: &&Name| scope.named.contains(*name);
     let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));
     if let Some(node) = stopped {
-        return Err(
-            Error::failed(format!("`{node}` was asked for and does not run")).hint("start it, then run this again")
-        );
+        return Err(not_running(node));
     }
     if strict && let Some(waiting) = report.waiting.first() {
         let sentence = format!("wire `{}` waits for `{}`, and --strict takes no waiting", waiting.wire, waiting.node);

@@ -11,7 +11,7 @@ use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NlaBuffer,
     NlasIterator,
 };
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
 
 use crate::error::{Context, Error};
@@ -116,9 +116,18 @@ impl AsFd for Socket {
 impl Socket {
     /// A socket of the namespace that the calling thread is in, for good.
     pub fn open() -> Result<Socket, Error> {
+        Socket::of(NETLINK_ROUTE)
+    }
+
+    /// The same for netfilter, which handles messages just so.
+    pub fn netfilter() -> Result<Socket, Error> {
+        Socket::of(NETLINK_NETFILTER)
+    }
+
+    fn of(protocol: isize) -> Result<Socket, Error> {
         let open = || -> std::io::Result<netlink_sys::Socket> {
             // It is bound by its first message, and listens to no group.
-            let socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+            let socket = netlink_sys::Socket::new(protocol)?;
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
             // Filters of dump requests are ignored without it.

@@ -6,6 +6,7 @@ mod flight;
 mod packet;
 mod track;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
@@ -124,8 +125,8 @@ impl Prober<'_> {
     fn find_ways(&mut self, probes: &[Probe]) {
         let mut asked: BTreeMap<&Name, Vec<IpAddr>> = BTreeMap::new();
         for probe in probes.iter().filter(|probe| stays_inside(probe)) {
-            if !self.elsewhere.contains_key(&(probe.from.clone(), probe.address)) {
-                self.elsewhere.insert((probe.from.clone(), probe.address), false);
+            if let Entry::Vacant(unknown) = self.elsewhere.entry((probe.from.clone(), probe.address)) {
+                unknown.insert(false);
                 asked.entry(&probe.from).or_default().push(probe.address);
             }
         }
@@ -177,13 +178,12 @@ impl Prober<'_> {
         }
         let mut told: Vec<(usize, bool, bool)> = Vec::new();
         for (node, tuples) in asked {
-            let tracker = self.trackers.entry(node.clone()).or_insert_with(|| {
-                let open = self.kernel.open.get(node);
-                open.map_or_else(Tracker::none, |open| Tracker::open(open, &self.kernel.home))
-            });
+            let home = &self.kernel.home;
+            let Some(open) = self.kernel.open.get(node) else { continue };
+            let tracker = self.trackers.entry(node.clone()).or_insert_with(|| Tracker::open(open, home));
             let known = tracker.know(&tuples.iter().map(|(_, tuple)| *tuple).collect::<Vec<_>>());
             for ((i, tuple), known) in tuples.iter().zip(known) {
-                told.push((*i, known, tracker.tracks(tuple.source.is_ipv4())));
+                told.push((*i, known, known || tracker.tracks(open, home, tuple.destination)));
             }
         }
         for (i, arrived, tracked) in told {

@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
-use super::questions::{Address, Gathered, Walk, edges, of_end};
+use super::questions::{Address, Gathered, Walk, edges, frame, of_end};
 use super::{How, Probe, What};
-use crate::topology::{self, Flow, HOST, Mode, Name, OUTSIDE, Wire};
+use crate::topology::{Flow, HOST, Mode, Name, OUTSIDE, Wire};
 use crate::why::grant::{Grant, opened_by};
 
 impl<'a> Gathered<'_, 'a> {
@@ -56,8 +56,10 @@ impl<'a> Gathered<'_, 'a> {
     fn guarded(&self, wire: &Wire, end: usize) -> Option<What> {
         let (here, far) = (&wire.ends[end], wire.far(end));
         let relays = !self.questions.topology().is_leaf(here.node.as_str());
-        let from_outside = |(from, to, _): &(&str, &str, &Grant)| relays && *from == OUTSIDE && *to != HOST;
-        let published = self.questions.grants.all().filter(from_outside);
+        let over = |(from, to, grant): &(&str, &str, &Grant)| {
+            *from == OUTSIDE && *to != HOST && (grant.wire == Some(&wire.name) || *to == far.node.as_str())
+        };
+        let published = self.questions.grants.all().filter(|grant| relays && over(grant));
         let services = published.flat_map(|(_, _, grant)| [grant.service.clone(), grant.arrives.clone()]);
         let services: Vec<_> = services.flatten().collect();
         let address = IpAddr::from(far.address);
@@ -85,8 +87,4 @@ impl<'a> Gathered<'_, 'a> {
             IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x77])
         })
     }
-}
-
-fn frame(wire: &Wire, end: usize, source: IpAddr) -> How {
-    How::Frame { wire: wire.name.clone(), source, mac: topology::mac(&wire.name, 1 - end) }
 }

@@ -15,7 +15,7 @@ const FAR: u8 = 64;
 
 impl Gathered<'_, '_> {
     /// Everything that the outside dials.
-    pub fn from_outside(&mut self) {
+    pub fn enter(&mut self) {
         let Some(world) = self.questions.house.world else { return };
         let called = self.called();
         for uplink in &world.uplinks {
@@ -50,7 +50,7 @@ impl Gathered<'_, '_> {
     fn at_uplink(&mut self, uplink: &Uplink, source: IpAddr, address: IpAddr, what: What, always: bool) {
         let service = what.service(address);
         let dial = Dial { from: OUTSIDE, to: HOST, wire: None, service: &service, source, address };
-        let Landing { node, arrives, verdict } = self.questions.grants.from_outside(&dial, uplink.device.as_str());
+        let Landing { node, arrives, verdict } = self.questions.grants.landing(&dial, uplink.device.as_str());
         let blocked = self.questions.topology().host.block.is_some();
         let asked = || {
             self.questions.grants.all().any(|(from, _, grant)| {
@@ -93,7 +93,7 @@ impl Gathered<'_, '_> {
     }
 
     /// What a node opens towards the outside.
-    pub fn to_outside(&mut self) {
+    pub fn leave(&mut self) {
         let Some(world) = self.questions.house.world else { return };
         let (Some(first), Some(outside)) = (world.uplinks.first(), Name::new(OUTSIDE)) else { return };
         if !self.questions.in_scope(self.from, &outside, None) {

@@ -83,11 +83,11 @@ impl<'a> Questions<'a> {
         let mut gathered =
             Gathered { questions: self, from, probes: Vec::new(), unknown: Vec::new(), rated: HashSet::new() };
         if from.as_str() == OUTSIDE {
-            gathered.from_outside();
+            gathered.enter();
         } else {
-            gathered.to_nodes();
+            gathered.dial_nodes();
             gathered.link_local();
-            gathered.to_outside();
+            gathered.leave();
             gathered.forged();
             gathered.detours();
         }
@@ -169,7 +169,7 @@ impl<'a> Questions<'a> {
 
 impl<'a> Gathered<'_, 'a> {
     /// Every address of every other node.
-    fn to_nodes(&mut self) {
+    fn dial_nodes(&mut self) {
         for (to, address) in self.questions.addresses_but_of(self.from) {
             if !self.questions.in_scope(self.from, to, address.on.map(|(wire, _)| wire)) {
                 continue;
@@ -210,6 +210,10 @@ impl<'a> Gathered<'_, 'a> {
             address: probe.address,
         };
         let verdict = self.questions.grants.verdict(&dial);
+        if verdict == Verdict::Drop {
+            // Both ends hold it back, each by itself: past the near one's rules only the far one's are left.
+            self.probes.push(Probe { how: frame(wire, end, source), ..probe.clone() });
+        }
         let by = self.questions.house.world.map(|world| Answerer {
             node: probe.to.clone(),
             listens: world.listens(&probe.to, probe.what, probe.address),
@@ -266,6 +270,11 @@ impl<'a> Gathered<'_, 'a> {
             }
         }
     }
+}
+
+/// A packet put on a wire by one of its ends.
+pub fn frame(wire: &Wire, end: usize, source: IpAddr) -> How {
+    How::Frame { wire: wire.name.clone(), source, mac: topology::mac(&wire.name, 1 - end) }
 }
 
 /// The addresses of an end.

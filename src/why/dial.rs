@@ -91,7 +91,7 @@ impl<'a> Grants<'a> {
 
     /// Where a connection from the outside to an address of the host's ends, one that is no wire's end. `on` is the device it
     /// comes in on.
-    pub fn from_outside(&self, dial: &Dial, on: &str) -> Landing<'a> {
+    pub fn landing(&self, dial: &Dial, on: &str) -> Landing<'a> {
         let at_host = |verdict| Landing { node: HOST, arrives: None, verdict };
         if let Some(block) = &self.topology.host.block {
             match self.holds(block, dial.source) {

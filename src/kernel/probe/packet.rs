@@ -55,39 +55,34 @@ pub fn is_reply(packet: &[u8], v4: bool, number: u16) -> bool {
     packet.get(start..start + 6).is_some_and(|head| head[0] == kind && head[4..6] == number.to_be_bytes())
 }
 
-/// The first packet of a TCP connection, or an empty UDP datagram, headers and all. None where the addresses are of two kinds
-/// or it is neither.
-pub fn opening(source: IpAddr, destination: IpAddr, port: u16, what: What, hops: u8) -> Option<(Vec<u8>, Tuple)> {
-    let (protocol, to) = match what {
-        What::Tcp(to) => (TCP, to),
-        What::Udp(to) => (UDP, to),
-        What::Echo => return None,
-    };
-    let ports = [port.to_be_bytes(), to.to_be_bytes()].concat();
-    let mut body = ports;
-    if protocol == TCP {
+/// The first packet of a TCP connection, an empty UDP datagram, or an echo request, headers and all. `number`: the port it comes
+/// from, or the echo request's own. None where the addresses are of two kinds.
+pub fn opening(source: IpAddr, destination: IpAddr, number: u16, what: What, hops: u8) -> Option<(Vec<u8>, Tuple)> {
+    let v4 = source.is_ipv4();
+    let ports = |to: u16| [number.to_be_bytes(), to.to_be_bytes()].concat();
+    let (protocol, to, mut body, sum_at) = match what {
         // Sequence 1, no acknowledgement, five words, SYN, a window.
-        body.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
-    } else {
-        body.extend([0, 8, 0, 0]);
-    }
+        What::Tcp(to) => {
+            let rest = [0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0];
+            (TCP, to, [ports(to), rest.to_vec()].concat(), 16)
+        }
+        What::Udp(to) => (UDP, to, [ports(to), vec![0, 8, 0, 0]].concat(), 6),
+        What::Echo => (if v4 { ICMP } else { ICMPV6 }, 0, echo(v4, number), 2),
+    };
     let length = body.len() as u16;
-    let (header, pseudo) = match (source, destination) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => {
-            (header4(a, b, protocol, hops, length), [&a.octets()[..], &b.octets()].concat())
-        }
-        (IpAddr::V6(a), IpAddr::V6(b)) => {
-            (header6(a, b, protocol, hops, length), [&a.octets()[..], &b.octets()].concat())
-        }
+    let (header, addresses) = match (source, destination) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (header4(a, b, protocol, hops, length), [a.octets(), b.octets()].concat()),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (header6(a, b, protocol, hops, length), [a.octets(), b.octets()].concat()),
         _ => return None,
     };
-    let [high, low] = length.to_be_bytes();
-    let sum = checksum(&[&pseudo, &[0, protocol, high, low], &body]);
-    let at = if protocol == TCP { 16 } else { 6 };
-    // Zero says of UDP that there is no checksum (RFC 768).
-    let sum = if protocol == UDP && sum == 0 { 0xffff } else { sum };
-    body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-    Some(([header, body].concat(), Tuple { protocol, source, destination, ports: (port, to) }))
+    if protocol != ICMP {
+        let [high, low] = length.to_be_bytes();
+        let sum = checksum(&[&addresses, &[0, protocol, high, low], &body]);
+        // Zero says of UDP that there is no checksum (RFC 768).
+        let sum = if protocol == UDP && sum == 0 { 0xffff } else { sum };
+        body[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    Some(([header, body].concat(), Tuple { protocol, source, destination, ports: (number, to) }))
 }
 
 fn header4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, hops: u8, length: u16) -> Vec<u8> {
@@ -185,9 +180,9 @@ mod tests {
     fn a_packet_is_whole() {
         for (source, destination) in [("10.0.0.0", "10.0.0.1"), ("198.51.100.77", "172.16.2.1"), ("fd00::", "fd00::1")]
         {
-            for what in [What::Tcp(80), What::Udp(53)] {
+            for what in [What::Tcp(80), What::Udp(53), What::Echo] {
                 let (packet, tuple) = opening(ip(source), ip(destination), 40_000, what, 3).unwrap();
-                assert_eq!(read(&packet), Some(tuple));
+                assert_eq!(read(&packet), Some(tuple).filter(|_| what != What::Echo));
                 let v4 = ip(source).is_ipv4();
                 let (start, hops) = if v4 { (20, packet[8]) } else { (40, packet[7]) };
                 assert_eq!(hops, 3);
@@ -197,12 +192,12 @@ mod tests {
                 }
                 let addresses = if v4 { &packet[12..20] } else { &packet[8..40] };
                 let length = ((packet.len() - start) as u16).to_be_bytes();
-                let pseudo = [0, tuple.protocol, length[0], length[1]];
-                assert_eq!(checksum(&[addresses, &pseudo, &packet[start..]]), 0, "{source} {what:?}");
+                let pseudo = [addresses, &[0, tuple.protocol, length[0], length[1]]].concat();
+                let pseudo = if tuple.protocol == ICMP { Vec::new() } else { pseudo };
+                assert_eq!(checksum(&[&pseudo, &packet[start..]]), 0, "{source} {what:?}");
             }
         }
         assert_eq!(opening(ip("10.0.0.0"), ip("fd00::1"), 1, What::Tcp(1), 1), None);
-        assert_eq!(opening(ip("10.0.0.0"), ip("10.0.0.1"), 1, What::Echo, 1), None);
     }
 
     /// A reply is one to the very request, and a request is no reply to itself.

@@ -2,7 +2,7 @@
 //! it is entered there only when they are done with it (`nf_conntrack_confirm`). Asked for one by one, so that it does not
 //! matter how many others there are.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use super::super::Open;
 use super::super::netns::Netns;
@@ -46,31 +46,28 @@ impl Tuple {
 /// Asks one namespace.
 pub struct Tracker {
     socket: Option<Socket>,
-    /// Whether it tracks connections at all, of IPv4 and of IPv6: only where a rule asks for it.
-    tracks: [bool; 2],
+    /// Whether it tracks connections at all, of IPv4 and of IPv6: only where a rule asks for it. None: not tried yet.
+    tracks: [Option<bool>; 2],
 }
 
 impl Tracker {
-    /// One that knows nothing.
-    pub fn none() -> Tracker {
-        Tracker { socket: None, tracks: [false; 2] }
-    }
-
     pub fn open(open: &Open, home: &Netns) -> Tracker {
-        let inside = || {
-            let socket = Socket::netfilter().ok();
-            let loopbacks = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            (socket, loopbacks.map(to_itself))
-        };
-        let Ok((socket, tuples)) = open.netns.inside(home, inside) else { return Tracker::none() };
-        let mut tracker = Tracker { socket, tracks: [false; 2] };
-        tracker.tracks = tuples.map(|tuple| tuple.is_some_and(|tuple| tracker.know(&[tuple]) == [true]));
-        tracker
+        let socket = open.netns.inside(home, Socket::netfilter).ok().and_then(Result::ok);
+        Tracker { socket, tracks: [None; 2] }
     }
 
-    /// Whether what is not known was not let in.
-    pub fn tracks(&self, v4: bool) -> bool {
-        self.tracks[usize::from(!v4)]
+    /// Whether what is not known was not let in: tried by a packet of the namespace to this address of its own.
+    pub fn tracks(&mut self, open: &Open, home: &Netns, own: IpAddr) -> bool {
+        let family = usize::from(own.is_ipv6());
+        if let Some(tracks) = self.tracks[family] {
+            return tracks;
+        }
+        // A link-local address is none of the whole namespace.
+        let local = matches!(own, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let sent = (!local).then(|| open.netns.inside(home, || to_itself(own)).ok().flatten()).flatten();
+        let tracks = sent.map(|tuple| self.know(&[tuple]) == [true]);
+        self.tracks[family] = tracks;
+        tracks == Some(true)
     }
 
     /// Whether these were let in.
@@ -88,13 +85,15 @@ impl Tracker {
     }
 }
 
-/// An empty datagram from a namespace to itself, which nobody else is bothered by.
-fn to_itself(loopback: IpAddr) -> Option<Tuple> {
-    let [here, there] = [0, 1].map(|_| UdpSocket::bind(SocketAddr::new(loopback, 0)).ok());
+/// An empty datagram from a namespace to itself, which nobody else is bothered by. It is tracked before loopback has it, so
+/// that it does not matter whether that is up.
+fn to_itself(own: IpAddr) -> Option<Tuple> {
+    let [here, there] = [0, 1].map(|_| UdpSocket::bind(SocketAddr::new(own, 0)).ok());
     let (here, there) = (here?, there?);
-    here.send_to(&[], there.local_addr().ok()?).ok()?;
+    // What comes of it is asked for elsewhere.
+    let _ = here.send_to(&[], there.local_addr().ok()?);
     let ports = (here.local_addr().ok()?.port(), there.local_addr().ok()?.port());
-    Some(Tuple { protocol: UDP, source: loopback, destination: loopback, ports })
+    Some(Tuple { protocol: UDP, source: own, destination: own, ports })
 }
 
 /// Whether there is a connection.

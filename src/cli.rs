@@ -85,6 +85,11 @@ pub enum Command {
         #[arg(value_name = "B[:PROTO/PORT]")]
         to: String,
     },
+    /// Print what would be installed, from the file alone
+    Render {
+        #[command(subcommand)]
+        what: Render,
+    },
     /// Build the whole topology in throw-away namespaces, prove and audit it there; needs no root and no containers
     Lab {
         /// The node that the command runs in
@@ -98,6 +103,15 @@ pub enum Command {
     Completions { shell: Shell },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Render {
+    /// The rules of a node, or of all, as `nft -f` loads them
+    Nft {
+        #[arg(value_name = "NODE")]
+        node: Option<String>,
+    },
 }
 
 #[derive(Args, Debug)]

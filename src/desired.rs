@@ -3,20 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use crate::rules::{Circumstances, Rules};
 use crate::state::{self, End, Marks, Namespace, Route, Setting, State, Traffic};
 use crate::target::Scope;
-use crate::topology::{self, Name, Topology, Wire};
+use crate::topology::{self, Device, Name, Topology, Wire};
 
 #[cfg(test)]
 mod tests;
 
 /// The wires in scope as the file says. Of what was seen it asks only which settings the kernel has.
-pub fn up(topology: &Topology, scope: &Scope, seen: &State) -> State {
-    let mut wanted = down(seen);
-    let ways = Ways::of(topology);
+pub fn up(topology: &Topology, rules: &Rules, scope: &Scope, seen: &State) -> State {
+    let mut wanted = down(scope, seen);
+    let ways = Ways::of(topology, rules);
     for wire in topology.wires.iter().filter(|wire| scope.wires.contains(&wire.name)) {
         for side in 0..2 {
             let namespace = wanted.namespaces.entry(wire.ends[side].node.clone()).or_default();
@@ -27,19 +29,80 @@ pub fn up(topology: &Topology, scope: &Scope, seen: &State) -> State {
         if let Some(seen) = seen.namespaces.get(name).filter(|_| !namespace.ends.is_empty()) {
             namespace.settings = whole_namespace(&seen.settings);
         }
+        let touched = !namespace.ends.is_empty() || scope.nodes.contains(name);
+        let known = name.is_host() || topology.nodes.get(name).is_some_and(|node| node.shares.is_none());
+        if touched && known {
+            police(rules, name, seen.namespaces.get(name), namespace);
+        }
     }
     wanted
 }
 
+/// The rules of a node, and the forwarding that comes with them.
+fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Namespace) {
+    let forwarding = rules.forwarding(name);
+    let mut circumstances = Circumstances::default();
+    if let Some(seen) = seen {
+        wanted.others.clear();
+        let all = |setting| Device::new("all").and_then(|all| seen.others.get(&(all, setting)));
+        let by_itself = all(Setting::Forwarding) == Some(&1);
+        for (place @ (device, setting), &now) in &seen.others {
+            let is_default = device.as_str() == "default" && !forwarding.devices.is_empty();
+            let forwards = forwarding.devices.contains(device) || is_default;
+            let on = match setting {
+                Setting::ForceForwarding6 => forwards && forwarding.ipv6,
+                _ => forwards,
+            };
+            if device.as_str() == "all" {
+                continue;
+            }
+            let before = seen.others_remembered.get(place);
+            match (on, before) {
+                (true, _) => drop(wanted.others.insert(place.clone(), 1)),
+                // What somebody else has switched meanwhile stays.
+                (false, Some(&before)) if now == 1 => drop(wanted.others.insert(place.clone(), before)),
+                _ => {}
+            }
+            let ours = on && (now == 0 || before == Some(&0));
+            if name.is_host() && *setting == Setting::Forwarding && ours && !by_itself {
+                circumstances.opened.insert(device.clone());
+            }
+        }
+    }
+    for (wire, end) in &mut wanted.ends {
+        let forwards = forwarding.wires.contains(wire);
+        end.settings.insert(Setting::Forwarding, i32::from(forwards));
+        let was = seen.and_then(|seen| seen.ends.get(wire)?.settings.get(&Setting::ForceForwarding6));
+        let ipv6 = end.settings.get(&Setting::DisableIpv6) == Some(&0);
+        if ipv6 && (forwards || was.is_some()) {
+            end.settings.insert(Setting::ForceForwarding6, i32::from(forwards));
+        }
+    }
+    wanted.table = match name.is_host() {
+        true => rules.table(name, &circumstances).map(Arc::new),
+        false => rules.known(name),
+    };
+    wanted.openings = Arc::new(rules.openings(name));
+}
+
 /// No wire at all, and every namespace as it was before. What somebody else has set meanwhile stays.
-pub fn down(seen: &State) -> State {
+pub fn down(scope: &Scope, seen: &State) -> State {
     let mut wanted = State::default();
     for (name, seen) in &seen.namespaces {
         let ours = whole_namespace(&seen.remembered);
         let untouched = |setting: &Setting| seen.settings.get(setting) == ours.get(setting);
         let before = seen.remembered.iter().filter(|(setting, _)| untouched(setting));
         let settings = before.map(|(&setting, &value)| (setting, value)).collect();
-        wanted.namespaces.insert(name.clone(), Namespace { settings, ..Namespace::default() });
+        let mut namespace = Namespace { settings, ..Namespace::default() };
+        if scope.everything || scope.nodes.contains(name) {
+            let untouched = |place: &&(Device, Setting)| seen.others.get(place) == Some(&1);
+            let before = seen.others_remembered.iter().filter(|(place, _)| untouched(place));
+            namespace.others = before.map(|(place, value)| (place.clone(), *value)).collect();
+        } else {
+            // Other wires may still end there, or the file may want some.
+            namespace.table = seen.table.clone();
+        }
+        wanted.namespaces.insert(name.clone(), namespace);
     }
     wanted
 }
@@ -110,9 +173,9 @@ pub struct Ways<'a> {
 }
 
 impl<'a> Ways<'a> {
-    pub fn of(topology: &'a Topology) -> Ways<'a> {
+    pub fn of(topology: &'a Topology, rules: &Rules) -> Ways<'a> {
         // A sharer's egress and forwards are those of the namespace it lives in.
-        let egress = topology.nodes.values().filter(|node| !node.egress.is_empty()).map(|node| &node.name);
+        let egress = topology.nodes.keys().filter(|node| rules.speaks(topology.namespace_of(node)));
         let forwarded = topology.hubs.values().flat_map(|hub| &hub.forwards).map(|forward| &forward.to.node);
         let going_out: BTreeSet<&Name> = egress.chain(forwarded).map(|node| topology.namespace_of(node)).collect();
         let mut ways = Ways { topology, out: BTreeMap::new(), to_hub: BTreeMap::new() };

@@ -10,6 +10,7 @@ use crate::near::nearest;
 use crate::plan;
 use crate::prove::world::World;
 use crate::report;
+use crate::rules::{Ranges, Rules};
 use crate::state::State;
 use crate::target::Scope;
 use crate::topology::{HOST, Home, Name, OUTSIDE, Protocol, Service, Topology};
@@ -43,7 +44,9 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
     let mut listeners = Listeners::default();
     if let Some(outside) = lab.outside(&topology, &world)? {
         for (node, protocol, port) in world.listeners.iter().filter(|(node, ..)| node.as_str() == OUTSIDE) {
-            listeners.add(&lab, node, &outside, *protocol, *port)?;
+            for address in world.addresses() {
+                listeners.add_at(&lab, node, &outside, address, (*protocol, *port))?;
+            }
         }
     }
     let mut inside = None;
@@ -59,12 +62,14 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
     }
     listeners.answer();
     let scope = Scope::everything(&topology);
-    let want = |seen: &State| desired::up(&topology, &scope, seen);
-    let (report, seen) = apply::change(voice, &topology, &scope, want)?;
+    let ranges = Ranges::new();
+    let rules = Rules::of(&topology, &ranges);
+    let want = |seen: &State| desired::up(&topology, &rules, &scope, seen);
+    let (report, seen) = apply::change(voice, &rules, &scope, want)?;
     if !command.is_empty() && report.is_success() {
         return lab.run(inside.as_ref(), command);
     }
-    let proof = apply::prove(&topology, &scope, &sets, Some(&world))?;
+    let proof = apply::prove(&rules, &scope, &sets, Some(&world))?;
     let plan = plan::diff(&want(&seen), &seen);
     let audit = report::audit(&topology, &scope, &seen, &plan, plan::strangers(&topology, &seen));
     voice.lab(&report, &proof, &audit);

@@ -9,10 +9,13 @@ mod file;
 mod kernel;
 mod lab;
 mod near;
+mod nft;
 mod parse;
 mod plan;
 mod prove;
+mod render;
 mod report;
+mod rules;
 mod state;
 mod target;
 mod topology;
@@ -26,6 +29,7 @@ use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command};
 use error::{Error, Exit, Fault};
+use rules::{Ranges, Rules};
 use state::State;
 use target::Scope;
 use topology::{Name, Topology};
@@ -79,6 +83,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
         Command::Prove(targets) => prove(voice, &topology, &scope(targets)?)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
+        Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
         Command::Number | Command::Completions { .. } | Command::Man => Exit::Done,
     };
@@ -137,24 +142,54 @@ fn why(voice: &Voice, path: &str, topology: &Topology, from: &str, to: &str) -> 
     Ok(if answer.allowed { Exit::Done } else { Exit::Differs })
 }
 
+fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<Exit, Error> {
+    let nodes = match node {
+        Some(node) => Scope::of(topology, &[format!("node:{node}")])?.nodes,
+        None => desired::namespaces(topology),
+    };
+    let ranges = Ranges::new();
+    let tables = render::nft(&Rules::of(topology, &ranges), &nodes);
+    if voice.json {
+        let tables = tables.iter().map(|(node, text)| (node.to_string(), text.as_str().into()));
+        voice.print_json(&serde_json::json!({ "nft": tables.collect::<serde_json::Map<_, _>>() }));
+    } else {
+        let headed = tables.iter().map(|(node, text)| format!("# {node}\n{text}"));
+        voice.print(&headed.collect::<Vec<String>>().join("\n"));
+    }
+    if tables.is_empty() {
+        voice.say("the file has nothing to say about what passes there");
+    }
+    let unsaid = tables.iter().find(|(_, text)| text.lines().any(|line| line.trim_start().starts_with('#')));
+    match unsaid {
+        Some((node, _)) => Err(Error::failed(format!("nft has no words for some of the rules of `{node}`"))
+            .hint("they are the lines that begin with `#`; `wire up` loads them all the same")),
+        None => Ok(Exit::Done),
+    }
+}
+
 /// What is wanted, less what is.
 fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let seen = apply::look(topology, scope)?;
-    let plan = plan::diff(&desired::up(topology, scope, &seen), &seen);
+    let ranges = Ranges::new();
+    let rules = Rules::of(topology, &ranges);
+    let seen = apply::look(&rules, scope)?;
+    let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
     voice.plan(&plan);
     Ok(if plan.is_empty() { Exit::Done } else { Exit::Differs })
 }
 
 fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let seen = apply::look(topology, scope)?;
-    let plan = plan::diff(&desired::up(topology, scope, &seen), &seen);
+    let ranges = Ranges::new();
+    let rules = Rules::of(topology, &ranges);
+    let seen = apply::look(&rules, scope)?;
+    let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
     let audit = report::audit(topology, scope, &seen, &plan, plan::strangers(topology, &seen));
     voice.audit(&audit);
     Ok(audit.exit())
 }
 
 fn prove(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let proof = apply::prove(topology, scope, &why::dial::written(topology), None)?;
+    let ranges = Ranges::new();
+    let proof = apply::prove(&Rules::of(topology, &ranges), scope, &why::dial::written(topology), None)?;
     voice.proof(&proof);
     match scope.named.iter().find(|name| proof.absent.contains_key(*name)) {
         Some(node) => Err(not_running(node)),
@@ -167,8 +202,10 @@ fn not_running(node: &Name) -> Error {
 }
 
 fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {
-    let want = |seen: &State| desired::up(topology, scope, seen);
-    let (report, seen) = apply::change(voice, topology, scope, want)?;
+    let ranges = Ranges::new();
+    let rules = Rules::of(topology, &ranges);
+    let want = |seen: &State| desired::up(topology, &rules, scope, seen);
+    let (report, seen) = apply::change(voice, &rules, scope, want)?;
     voice.report(&report, "up");
     let named = |name: &&Name| scope.named.contains(*name);
     let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));
@@ -183,7 +220,9 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
 }
 
 fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let (report, _) = apply::change(voice, topology, scope, desired::down)?;
+    let ranges = Ranges::new();
+    let rules = Rules::of(topology, &ranges);
+    let (report, _) = apply::change(voice, &rules, scope, |seen| desired::down(scope, seen))?;
     voice.report(&report, "down");
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }

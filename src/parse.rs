@@ -13,7 +13,7 @@ mod flow;
 mod kinds;
 mod number;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 mod warn;
 

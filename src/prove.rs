@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use self::questions::Questions;
 use self::world::World;
+use crate::desired::Ways;
 use crate::error::Exit;
 use crate::target::Scope;
 use crate::topology::{HOST, Mac, Name, OUTSIDE, Protocol, Service, Topology};
@@ -25,6 +26,8 @@ pub struct House<'a> {
     pub topology: &'a Topology,
     pub scope: &'a Scope,
     pub sets: &'a Contents,
+    /// Where the routes of the file lead.
+    pub ways: Ways<'a>,
     /// The nodes whose namespaces are there.
     pub present: BTreeSet<Name>,
     /// The addresses of the host that are no wire's.

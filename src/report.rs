@@ -49,7 +49,7 @@ pub struct AuditedWire {
     pub module: Name,
     pub state: Standing,
     pub ends: Vec<AuditedEnd>,
-    /// Packets dropped at either end. No rule drops any yet.
+    /// Packets dropped at either end.
     pub denied: u64,
 }
 
@@ -116,9 +116,16 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
         module: wire.module.clone(),
         state: standing(&wire.name),
         ends: ends(wire, seen),
-        denied: 0,
+        denied: denied(wire, seen),
     });
     Audit { wires: wires.collect(), deviations }
+}
+
+/// What the counters of both ends have counted.
+fn denied(wire: &Wire, seen: &State) -> u64 {
+    let counter = format!("denied.{}", wire.name);
+    let here = wire.ends.iter().filter_map(|end| seen.namespaces.get(&end.node));
+    here.filter_map(|namespace| namespace.counts.get(counter.as_str())).sum()
 }
 
 /// The wires whose link is there and has to be made again.

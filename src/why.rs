@@ -13,6 +13,7 @@ use crate::topology::{HOST, Name, Service, Topology};
 
 use self::denied::{denied, handed_on};
 use self::grant::{Grant, Party};
+pub use self::grant::{may_use, opened_by};
 pub use self::question::question;
 
 /// Whether A may reach B.

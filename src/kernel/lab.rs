@@ -17,7 +17,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, getgid, getuid};
 
 use super::netns::Netns;
-use super::socket::{Batch, Request, Socket};
+use super::socket::{Batch, NETLINK_ROUTE, Request, Socket};
 use super::sys;
 use super::{address, link, route};
 use crate::error::{Context, Error};
@@ -86,7 +86,7 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Result<Lab, Error> {
-        let lab = Lab { home: Netns::own()?, socket: Socket::open()? };
+        let lab = Lab { home: Netns::own()?, socket: Socket::open(NETLINK_ROUTE)? };
         lab.ask(&lab.socket, vec![link::raise(LOOPBACK)])?;
         Ok(lab)
     }
@@ -101,7 +101,7 @@ impl Lab {
             let nothing = None::<&str>;
             mount(Some("/proc/thread-self/ns/net"), path.as_str(), nothing, MsFlags::MS_BIND, nothing)
                 .context(failed())?;
-            Socket::open()
+            Socket::open(NETLINK_ROUTE)
         };
         // The thread comes home from the new namespace as from any other.
         let socket = self.home.inside(&self.home, make)??;
@@ -114,7 +114,7 @@ impl Lab {
     pub fn outside(&self, topology: &Topology, world: &World) -> Result<Option<Netns>, Error> {
         let Some(first) = world.uplinks.first() else { return Ok(None) };
         let there = self.namespace(OUTSIDE)?;
-        let socket = there.inside(&self.home, Socket::open)??;
+        let socket = there.inside(&self.home, || Socket::open(NETLINK_ROUTE))??;
         let network = |ip: IpAddr, prefix| IpNetwork::new(ip, prefix).context("an address of the lab");
         let add = |index, ip: IpAddr, prefix| network(ip, prefix).map(|network| address::add(index, &network));
         let way = |index, to, via: IpAddr| route::add(index, &Route { to, via: Some(via), from: None }, false);
@@ -192,7 +192,19 @@ pub struct Listeners {
 impl Listeners {
     /// One more, of tcp or udp; of other protocols there is nothing to listen to.
     pub fn add(&mut self, lab: &Lab, node: &Name, netns: &Netns, protocol: Protocol, port: u16) -> Result<(), Error> {
-        let any = (Ipv4Addr::UNSPECIFIED, port);
+        self.add_at(lab, node, netns, Ipv4Addr::UNSPECIFIED, (protocol, port))
+    }
+
+    /// One that answers at one address alone: of udp, what is listened to at all addresses is answered by the first.
+    pub fn add_at(
+        &mut self,
+        lab: &Lab,
+        node: &Name,
+        netns: &Netns,
+        address: Ipv4Addr,
+        (protocol, port): (Protocol, u16),
+    ) -> Result<(), Error> {
+        let any = (address, port);
         let cannot = || format!("cannot listen on {protocol}/{port} in {node}");
         match protocol {
             Protocol::Tcp => {

@@ -19,11 +19,11 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use self::flight::{Flight, Launched, Launcher};
 use self::packet::Wiretap;
-use self::track::{Tracker, Tuple};
+use self::track::{Sent, Tracker};
 use super::socket::Batch;
-use super::{Kernel, Open, address, route};
+use super::{Kernel, Open, address, conntrack, nft, route};
 use crate::error::{Context, Error};
-use crate::prove::{Doubt, Expected, How, Probe, Seen};
+use crate::prove::{Denials, Doubt, Expected, How, Probe, Seen};
 use crate::topology::{Name, OUTSIDE};
 
 /// Silence this long says that nothing comes back: a namespace answers within microseconds.
@@ -52,6 +52,20 @@ impl Kernel {
         found.sort();
         found.dedup();
         Ok(found)
+    }
+
+    /// What the rules of all namespaces have dropped so far.
+    pub fn denials(&self) -> Denials {
+        let mut denials = Denials::new();
+        for (node, open) in &self.open {
+            let table = nft::read(&open.rules.socket).ok().and_then(|seen| seen.table);
+            for (name, packets) in table.into_iter().flat_map(|table| table.counters) {
+                if let Some(wire) = name.strip_prefix("denied.").and_then(Name::new) {
+                    denials.insert((node.clone(), wire), packets);
+                }
+            }
+        }
+        denials
     }
 
     /// Somebody who sends. `greetings`: whoever listens says who he is, as in a lab.
@@ -85,7 +99,7 @@ impl Prober<'_> {
     /// How many probes may be in the air at once.
     fn room(&self) -> usize {
         let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let used = 2 * self.kernel.open.len() as u64 + self.trackers.len() as u64 + SPARE;
+        let used = 3 * self.kernel.open.len() as u64 + SPARE;
         usize::try_from(most.saturating_sub(used)).unwrap_or(CROWD).clamp(16, CROWD)
     }
 
@@ -160,7 +174,7 @@ impl Prober<'_> {
             match launcher.launch(i, probe) {
                 Launched::Landed(seen) => air.land(i, seen),
                 Launched::Flying(flight) => air.take(i, flight),
-                Launched::Put(tuple) => drop(air.frames.insert(i, tuple)),
+                Launched::Put(sent) => drop(air.frames.insert(i, sent)),
             }
         }
         launcher.taps.into_values().for_each(|tap| air.listen(tap));
@@ -171,18 +185,18 @@ impl Prober<'_> {
         let connected: Vec<usize> =
             air.flights.iter().filter(|(_, flight)| flight.is_connected()).map(|(i, _)| *i).collect();
         connected.into_iter().for_each(|i| air.land(i, Seen::Pass(None)));
-        let mut asked: BTreeMap<&Name, Vec<(usize, Tuple)>> = BTreeMap::new();
-        let flying = air.flights.iter().map(|(i, flight)| (*i, flight.tuple));
-        for (i, tuple) in flying.chain(air.frames.iter().map(|(i, tuple)| (*i, *tuple))) {
-            asked.entry(&air.probes[i].to).or_default().push((i, tuple));
+        let mut asked: BTreeMap<&Name, Vec<(usize, Sent)>> = BTreeMap::new();
+        let flying = air.flights.iter().map(|(i, flight)| (*i, flight.sent));
+        for (i, sent) in flying.chain(air.frames.iter().map(|(i, sent)| (*i, *sent))) {
+            asked.entry(&air.probes[i].to).or_default().push((i, sent));
         }
         let mut told: Vec<(usize, bool, bool)> = Vec::new();
-        for (node, tuples) in asked {
+        for (node, all) in asked {
             let home = &self.kernel.home;
             let Some(open) = self.kernel.open.get(node) else { continue };
-            let tracker = self.trackers.entry(node.clone()).or_insert_with(|| Tracker::open(open, home));
-            let known = tracker.know(&tuples.iter().map(|(_, tuple)| *tuple).collect::<Vec<_>>());
-            for ((i, tuple), known) in tuples.iter().zip(known) {
+            let tracker = self.trackers.entry(node.clone()).or_default();
+            let known = conntrack::knows(&open.rules.socket, &all.iter().map(|(_, sent)| *sent).collect::<Vec<_>>());
+            for ((i, (_, tuple)), known) in all.iter().zip(known) {
                 told.push((*i, known, known || tracker.tracks(open, home, tuple.destination)));
             }
         }
@@ -239,7 +253,7 @@ struct Air<'p> {
     epoll: Epoll,
     flights: BTreeMap<usize, Flight>,
     /// Frames put on wires: nothing of them comes back to a socket.
-    frames: BTreeMap<usize, Tuple>,
+    frames: BTreeMap<usize, Sent>,
     /// Who hears what comes back on the wires that frames were put on.
     taps: Vec<Wiretap>,
     seen: Vec<Option<Seen>>,

@@ -1,7 +1,7 @@
 //! The parser against whole files: those shipped, those with something wrong, those that have no end, those made up.
 
 mod faults;
-mod property;
+pub(crate) mod property;
 
 use std::path::Path;
 

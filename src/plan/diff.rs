@@ -15,6 +15,7 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
     for (name, namespace) in &seen.namespaces {
         let empty = Namespace::default();
         let wanted = wanted.namespaces.get(name).unwrap_or(&empty);
+        plan.rules(name, wanted, namespace);
         for device in namespace.strays.iter().filter(|device| !wanted.strays.contains(device)) {
             plan.change(
                 name,
@@ -38,6 +39,19 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
                     let set = Action::SetAll(Setting::AcceptRedirects, redirects);
                     plan.change(name, None, set, "the kernel changes it with forwarding");
                 }
+            }
+        }
+    }
+    for (name, namespace) in &seen.namespaces {
+        let wanted = wanted.namespaces.get(name);
+        for ((device, setting), &value) in wanted.iter().flat_map(|wanted| &wanted.others) {
+            let place = (device.clone(), *setting);
+            if let Some(&now) = namespace.others.get(&place).filter(|now| **now != value) {
+                let reason = match namespace.others_remembered.get(&place) {
+                    Some(&before) if before == value => format!("as it was before wire set it to {now}"),
+                    _ => format!("it is {now}, and has to forward for a wire"),
+                };
+                plan.change(name, None, Action::SetOther(device.clone(), *setting, value), reason);
             }
         }
     }
@@ -69,7 +83,7 @@ fn by_wire(state: &State) -> BTreeMap<&Name, Ends<'_>> {
 }
 
 impl Plan {
-    fn change(&mut self, node: &Name, wire: Option<&Name>, action: Action, reason: impl Into<String>) {
+    pub(super) fn change(&mut self, node: &Name, wire: Option<&Name>, action: Action, reason: impl Into<String>) {
         self.changes.push(Change { node: node.clone(), wire: wire.cloned(), action, reason: reason.into() });
     }
 

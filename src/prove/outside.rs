@@ -104,7 +104,7 @@ impl Gathered<'_, '_> {
         let egress = topology.nodes.values().filter(|node| !node.egress.is_empty());
         let own = egress.filter(|node| topology.namespace_of(&node.name) == self.from);
         let leaves_by = own.filter_map(|node| node.snat).next().unwrap_or(first.near.into());
-        let out = self.questions.ways.out(self.from);
+        let out = self.questions.house.ways.out(self.from);
         let source = out.and_then(|wire| of_end(wire, wire.end_in(self.from.as_str())?).next());
         let leads_out = is_host || self.leads_out();
         let whats: BTreeSet<What> = world
@@ -142,7 +142,7 @@ impl Gathered<'_, '_> {
     fn leads_out(&self) -> bool {
         let mut node = self.from;
         for _ in 0..4 {
-            let Some(wire) = self.questions.ways.out(node) else { return false };
+            let Some(wire) = self.questions.house.ways.out(node) else { return false };
             let Some(end) = wire.end_in(node.as_str()) else { return false };
             node = &wire.far(end).node;
             if node.is_host() {

@@ -7,7 +7,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
 use super::{Answerer, Doubt, Expected, House, How, Probe, Unknown, What};
-use crate::desired::Ways;
 use crate::topology::{self, Mac, Mode, Name, OUTSIDE, Place, Protocol, Service, Topology, Wire};
 use crate::why::dial::{Dial, Grants, Verdict};
 
@@ -17,7 +16,6 @@ const FARTHEST: u8 = 5;
 pub struct Questions<'a> {
     pub house: &'a House<'a>,
     pub grants: Grants<'a>,
-    pub ways: Ways<'a>,
     wires: BTreeMap<&'a Name, Vec<(&'a Wire, usize)>>,
     /// All that may be dialled at a node.
     addresses: BTreeMap<&'a Name, Vec<Address<'a>>>,
@@ -74,8 +72,8 @@ impl<'a> Questions<'a> {
         for (_, to, grant) in grants.all() {
             declared.entry(to).or_default().extend(grant.arrives.clone().or_else(|| grant.service.clone()));
         }
-        let (ways, tried) = (Ways::of(topology), RefCell::default());
-        Questions { house, grants, ways, wires, addresses, declared, tried }
+        let tried = RefCell::default();
+        Questions { house, grants, wires, addresses, declared, tried }
     }
 
     /// All that one node (or the outside) tries, and what of it the file leaves open.
@@ -154,7 +152,7 @@ impl<'a> Questions<'a> {
                 return Walk { hops, arrives: true, watched };
             }
             let direct = joins(node);
-            let Some(wire) = direct.or_else(|| self.ways.out(node)).filter(|_| hops < FARTHEST) else {
+            let Some(wire) = direct.or_else(|| self.house.ways.out(node)).filter(|_| hops < FARTHEST) else {
                 return Walk { hops: hops.max(1), arrives: false, watched };
             };
             watched &= wire.mode == Mode::Audit;

@@ -80,6 +80,11 @@ impl World {
         world
     }
 
+    /// All addresses of the outside, of IPv4.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.uplinks.iter().flat_map(|uplink| [uplink.far].into_iter().chain(uplink.others.iter().copied()))
+    }
+
     fn listen(&mut self, node: &str, what: What) {
         let port = match what {
             What::Tcp(port) => Some((Protocol::Tcp, port)),

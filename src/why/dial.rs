@@ -124,8 +124,7 @@ impl<'a> Grants<'a> {
     /// Whether a grant is for a connection; an unknown set is the answer where it turns on that.
     fn allows(&self, grant: &Grant, dial: &Dial) -> Result<bool, Name> {
         let Some(service) = &grant.service else { return Ok(true) };
-        let outwards = grant.to == Party::Outside && grant.asks.to.is_none();
-        if !service.covers(dial.service) || (outwards && !is_public(dial.address)) {
+        if !service.covers(dial.service) || (grant.asks.public && !is_public(dial.address)) {
             return Ok(false);
         }
         let mut unknown = None;

@@ -51,8 +51,10 @@ pub struct Grant<'a> {
 pub struct Asks<'a> {
     /// Of the address it comes from.
     pub from: Option<&'a Whom>,
-    /// Of the address it goes to; of a connection to the outside, where there is none, that it be public.
+    /// Of the address it goes to.
     pub to: Option<&'a Whom>,
+    /// That the address it goes to be public.
+    pub public: bool,
     /// Of a published port: the one address of the host, and the one uplink.
     pub address: Option<IpAddr>,
     pub on: Option<&'a Device>,
@@ -208,6 +210,7 @@ fn over<'a>(wire: &'a Wire, grants: &mut Vec<Grant<'a>>) {
             asks: Asks {
                 from: publish.from.as_ref(),
                 to: None,
+                public: false,
                 address: publish.address,
                 on: publish.on.as_ref(),
                 rate: Rated::of(publish.rate, publish.place),
@@ -232,7 +235,7 @@ fn egress<'a>(topology: &'a Topology, node: &'a Node, grants: &mut Vec<Grant<'a>
             wire: first.map(|wire| &wire.name),
             line: Some(flow.place.line),
             conditional: flow.from.is_some() || flow.to.is_some(),
-            asks: Asks::of(flow),
+            asks: Asks { public: flow.to.is_none(), ..Asks::of(flow) },
             ..Grant::new(from, Party::Outside, Some(flow.flow.clone()), sentence)
         });
     }

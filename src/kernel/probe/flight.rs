@@ -13,8 +13,9 @@ use nix::sys::socket::{
 };
 
 use super::super::Open;
-use super::packet::{self, ICMP, ICMPV6, TCP, UDP, Wiretap};
-use super::track::Tuple;
+use super::super::conntrack::{Part, Tuple};
+use super::packet::{self, TCP, UDP, Wiretap};
+use super::track::Sent;
 use super::{errno_of, failed};
 use crate::prove::{Greeting, How, Probe, Seen, What};
 use crate::topology::{Mac, Name};
@@ -24,14 +25,14 @@ pub enum Launched {
     Landed(Seen),
     Flying(Flight),
     /// On a wire, with nothing left to watch but the wire.
-    Put(Tuple),
+    Put(Sent),
 }
 
 pub struct Flight {
     /// Whatever its kind, these calls of the standard library's are those of any socket.
     socket: UdpSocket,
     kind: Kind,
-    pub tuple: Tuple,
+    pub sent: Sent,
     greeting: Vec<u8>,
 }
 
@@ -99,13 +100,14 @@ impl<'a> Launcher<'a> {
         }
         let socket = UdpSocket::from(fd);
         let local = socket.local_addr().map_err(|error| errno_of(&error))?;
-        let (protocol, ports) = match kind {
-            Kind::Tcp { .. } => (TCP, (local.port(), to.port())),
-            Kind::Udp => (UDP, (local.port(), to.port())),
-            Kind::Echo { v4, number } => (if v4 { ICMP } else { ICMPV6 }, (number, 0)),
+        let ports = Part::Ports { source: local.port(), destination: to.port() };
+        let (protocol, part) = match kind {
+            Kind::Tcp { .. } => (TCP, ports),
+            Kind::Udp => (UDP, ports),
+            Kind::Echo { v4, number } => packet::echo_part(v4, number),
         };
-        let tuple = Tuple { protocol, source: local.ip(), destination: to.ip(), ports };
-        let flight = Flight { socket, kind, tuple, greeting: Vec::new() };
+        let sent = (protocol, Tuple { source: local.ip(), destination: to.ip(), part });
+        let flight = Flight { socket, kind, sent, greeting: Vec::new() };
         flight.send()?;
         Ok(Launched::Flying(flight))
     }
@@ -132,16 +134,16 @@ impl<'a> Launcher<'a> {
 
     fn frame(&mut self, place: usize, probe: &Probe, wire: &Name, source: IpAddr, mac: Mac) -> nix::Result<Launched> {
         let Some(end) = self.open.ends.get(wire) else { return Ok(Launched::Landed(Seen::Drop)) };
-        let Some((packet, tuple)) = packet::opening(source, probe.address, self.port(), probe.what, probe.hops) else {
+        let Some((packet, sent)) = packet::opening(source, probe.address, self.port(), probe.what, probe.hops) else {
             return Err(Errno::EINVAL);
         };
         if !self.taps.contains_key(wire) {
             self.taps.insert(wire.clone(), Wiretap::on(end.index)?);
         }
         if let Some(tap) = self.taps.get_mut(wire) {
-            tap.put(place, &packet, tuple, mac)?;
+            tap.put(place, &packet, sent, mac)?;
         }
-        Ok(Launched::Put(tuple))
+        Ok(Launched::Put(sent))
     }
 
     /// A port that no service and no program of the namespace is likely to have, another one each time.

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, sendto, socket};
 
+use super::super::conntrack::{Part, Tuple};
 use super::super::sys;
-use super::track::Tuple;
+use super::track::Sent;
 use crate::prove::What;
 use crate::topology::Mac;
 
@@ -16,13 +17,13 @@ const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_ALL: u16 = 0x0003;
 /// linux/in.h.
-pub const ICMP: u8 = 1;
+const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
-pub const ICMPV6: u8 = 58;
+const ICMPV6: u8 = 58;
 /// linux/icmp.h, linux/icmpv6.h: a request, then its reply.
-pub const ECHO: [u8; 2] = [8, 0];
-pub const ECHO6: [u8; 2] = [128, 129];
+const ECHO: [u8; 2] = [8, 0];
+const ECHO6: [u8; 2] = [128, 129];
 /// So many frames are looked at each time there are some: whoever sends more on a wire must not keep us from the others.
 const FRAMES: usize = 256;
 
@@ -48,6 +49,12 @@ pub fn echo(v4: bool, number: u16) -> Vec<u8> {
     message
 }
 
+/// What tells an echo request from others, with its protocol.
+pub fn echo_part(v4: bool, number: u16) -> (u8, Part) {
+    let (protocol, kind) = if v4 { (ICMP, ECHO[0]) } else { (ICMPV6, ECHO6[0]) };
+    (protocol, Part::Icmp { kind, code: 0, id: number })
+}
+
 /// Whether that is the reply to an echo request. A raw socket of IPv4 hands over the header in front as well.
 pub fn is_reply(packet: &[u8], v4: bool, number: u16) -> bool {
     let start = if v4 { packet.first().map_or(0, |first| usize::from(first & 0xf) * 4) } else { 0 };
@@ -57,17 +64,18 @@ pub fn is_reply(packet: &[u8], v4: bool, number: u16) -> bool {
 
 /// The first packet of a TCP connection, an empty UDP datagram, or an echo request, headers and all. `number`: the port it comes
 /// from, or the echo request's own. None where the addresses are of two kinds.
-pub fn opening(source: IpAddr, destination: IpAddr, number: u16, what: What, hops: u8) -> Option<(Vec<u8>, Tuple)> {
+pub fn opening(source: IpAddr, destination: IpAddr, number: u16, what: What, hops: u8) -> Option<(Vec<u8>, Sent)> {
     let v4 = source.is_ipv4();
     let ports = |to: u16| [number.to_be_bytes(), to.to_be_bytes()].concat();
-    let (protocol, to, mut body, sum_at) = match what {
+    let part = |to| Part::Ports { source: number, destination: to };
+    let ((protocol, part), mut body, sum_at) = match what {
         // Sequence 1, no acknowledgement, five words, SYN, a window.
         What::Tcp(to) => {
             let rest = [0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0];
-            (TCP, to, [ports(to), rest.to_vec()].concat(), 16)
+            ((TCP, part(to)), [ports(to), rest.to_vec()].concat(), 16)
         }
-        What::Udp(to) => (UDP, to, [ports(to), vec![0, 8, 0, 0]].concat(), 6),
-        What::Echo => (if v4 { ICMP } else { ICMPV6 }, 0, echo(v4, number), 2),
+        What::Udp(to) => ((UDP, part(to)), [ports(to), vec![0, 8, 0, 0]].concat(), 6),
+        What::Echo => (echo_part(v4, number), echo(v4, number), 2),
     };
     let length = body.len() as u16;
     let (header, addresses) = match (source, destination) {
@@ -82,7 +90,7 @@ pub fn opening(source: IpAddr, destination: IpAddr, number: u16, what: What, hop
         let sum = if protocol == UDP && sum == 0 { 0xffff } else { sum };
         body[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
     }
-    Some(([header, body].concat(), Tuple { protocol, source, destination, ports: (number, to) }))
+    Some(([header, body].concat(), (protocol, Tuple { source, destination, part })))
 }
 
 fn header4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, hops: u8, length: u16) -> Vec<u8> {
@@ -108,7 +116,7 @@ pub struct Wiretap {
     socket: UdpSocket,
     index: u32,
     /// What was put on the wire, by the number of the probe.
-    sent: Vec<(usize, Tuple)>,
+    sent: Vec<(usize, Sent)>,
 }
 
 impl AsFd for Wiretap {
@@ -128,11 +136,11 @@ impl Wiretap {
     }
 
     /// Puts a packet on the wire.
-    pub fn put(&mut self, probe: usize, packet: &[u8], tuple: Tuple, mac: Mac) -> nix::Result<()> {
-        let protocol = if tuple.source.is_ipv4() { ETH_P_IP } else { ETH_P_IPV6 };
+    pub fn put(&mut self, probe: usize, packet: &[u8], sent: Sent, mac: Mac) -> nix::Result<()> {
+        let protocol = if sent.1.source.is_ipv4() { ETH_P_IP } else { ETH_P_IPV6 };
         let to = sys::link_address(self.index, protocol, mac);
         sendto(self.socket.as_raw_fd(), packet, &to, MsgFlags::empty())?;
-        self.sent.push((probe, tuple));
+        self.sent.push((probe, sent));
         Ok(())
     }
 
@@ -146,15 +154,16 @@ impl Wiretap {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => break,
             };
-            let Some(heard) = read(&buffer[..length]) else { continue };
-            answered.extend(self.sent.iter().filter(|(_, tuple)| tuple.back() == heard).map(|(probe, _)| *probe));
+            let Some((protocol, heard)) = read(&buffer[..length]) else { continue };
+            let back = (protocol, heard.back());
+            answered.extend(self.sent.iter().filter(|(_, sent)| *sent == back).map(|(probe, _)| *probe));
         }
         answered
     }
 }
 
 /// What a packet of TCP or UDP is between.
-fn read(packet: &[u8]) -> Option<Tuple> {
+fn read(packet: &[u8]) -> Option<Sent> {
     let octets = |from: usize| -> Option<[u8; 16]> { packet.get(from..from + 16)?.try_into().ok() };
     let four = |from: usize| -> Option<[u8; 4]> { packet.get(from..from + 4)?.try_into().ok() };
     let (protocol, source, destination, start): (u8, IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
@@ -164,7 +173,8 @@ fn read(packet: &[u8]) -> Option<Tuple> {
     };
     let port = |from: usize| Some(u16::from_be_bytes(packet.get(from..from + 2)?.try_into().ok()?));
     matches!(protocol, TCP | UDP).then_some(())?;
-    Some(Tuple { protocol, source, destination, ports: (port(start)?, port(start + 2)?) })
+    let part = Part::Ports { source: port(start)?, destination: port(start + 2)? };
+    Some((protocol, Tuple { source, destination, part }))
 }
 
 #[cfg(test)]
@@ -181,8 +191,8 @@ mod tests {
         for (source, destination) in [("10.0.0.0", "10.0.0.1"), ("198.51.100.77", "172.16.2.1"), ("fd00::", "fd00::1")]
         {
             for what in [What::Tcp(80), What::Udp(53), What::Echo] {
-                let (packet, tuple) = opening(ip(source), ip(destination), 40_000, what, 3).unwrap();
-                assert_eq!(read(&packet), Some(tuple).filter(|_| what != What::Echo));
+                let (packet, sent) = opening(ip(source), ip(destination), 40_000, what, 3).unwrap();
+                assert_eq!(read(&packet), Some(sent).filter(|_| what != What::Echo));
                 let v4 = ip(source).is_ipv4();
                 let (start, hops) = if v4 { (20, packet[8]) } else { (40, packet[7]) };
                 assert_eq!(hops, 3);
@@ -192,8 +202,8 @@ mod tests {
                 }
                 let addresses = if v4 { &packet[12..20] } else { &packet[8..40] };
                 let length = ((packet.len() - start) as u16).to_be_bytes();
-                let pseudo = [addresses, &[0, tuple.protocol, length[0], length[1]]].concat();
-                let pseudo = if tuple.protocol == ICMP { Vec::new() } else { pseudo };
+                let pseudo = [addresses, &[0, sent.0, length[0], length[1]]].concat();
+                let pseudo = if sent.0 == ICMP { Vec::new() } else { pseudo };
                 assert_eq!(checksum(&[&pseudo, &packet[start..]]), 0, "{source} {what:?}");
             }
         }

@@ -10,12 +10,12 @@ use crate::near::nearest;
 use crate::plan;
 use crate::prove::world::World;
 use crate::report;
-use crate::rules::{Ranges, Rules};
+use crate::rules::Rules;
+use crate::sets;
 use crate::state::State;
 use crate::target::Scope;
 use crate::topology::{HOST, Home, Name, OUTSIDE, Protocol, Service, Topology};
 use crate::voice::Voice;
-use crate::why::dial;
 
 /// A range of ports longer than this is listened on in its first ports alone.
 const PORTS: usize = 64;
@@ -39,7 +39,9 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
         node.home = Home::Netns(node.name.clone());
     }
     let lab = Lab::new()?;
-    let sets = dial::written(&topology);
+    let sets = sets::look(voice, &topology)?;
+    let ranges = sets::ranges(&sets);
+    let sets = sets::networks(&sets);
     let mut world = World::of(&topology, &sets);
     let mut listeners = Listeners::default();
     if let Some(outside) = lab.outside(&topology, &world)? {
@@ -62,10 +64,9 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
     }
     listeners.answer();
     let scope = Scope::everything(&topology);
-    let ranges = Ranges::new();
     let rules = Rules::of(&topology, &ranges);
     let want = |seen: &State| desired::up(&topology, &rules, &scope, seen);
-    let (report, seen) = apply::change(voice, &rules, &scope, want)?;
+    let (report, seen) = apply::change(voice, &rules, &scope, &apply::lock(voice)?, want)?;
     if !command.is_empty() && report.is_success() {
         return lab.run(inside.as_ref(), command);
     }

@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod kernel;
 mod lab;
+mod log;
 mod near;
 mod nft;
 mod parse;
@@ -16,7 +17,10 @@ mod prove;
 mod render;
 mod report;
 mod rules;
+mod sets;
 mod state;
+#[allow(dead_code, reason = "waits for what reads the sets of wires in audit mode")]
+mod suggest;
 mod target;
 mod topology;
 mod voice;
@@ -29,7 +33,9 @@ use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command};
 use error::{Error, Exit, Fault};
+use kernel::run::Lock;
 use rules::{Ranges, Rules};
+use sets::{Sets, ranges};
 use state::State;
 use target::Scope;
 use topology::{Name, Topology};
@@ -83,7 +89,12 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
         Command::Prove(targets) => prove(voice, &topology, &scope(targets)?)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
+        Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
         Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
+        Command::Set { verb } => {
+            let push = |changed: &Sets, lock: &Lock| apply::elements(voice, &topology, changed, lock);
+            sets::run(voice, &path, &topology, verb, push)?
+        }
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
         Command::Number | Command::Completions { .. } | Command::Man => Exit::Done,
     };
@@ -169,7 +180,7 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
 
 /// What is wanted, less what is.
 fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let ranges = Ranges::new();
+    let ranges = ranges(&sets::look(voice, topology)?);
     let rules = Rules::of(topology, &ranges);
     let seen = apply::look(&rules, scope)?;
     let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
@@ -178,7 +189,7 @@ fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error
 }
 
 fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let ranges = Ranges::new();
+    let ranges = ranges(&sets::look(voice, topology)?);
     let rules = Rules::of(topology, &ranges);
     let seen = apply::look(&rules, scope)?;
     let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
@@ -188,8 +199,9 @@ fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Erro
 }
 
 fn prove(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let ranges = Ranges::new();
-    let proof = apply::prove(&Rules::of(topology, &ranges), scope, &why::dial::written(topology), None)?;
+    let sets = sets::look(voice, topology)?;
+    let ranges = ranges(&sets);
+    let proof = apply::prove(&Rules::of(topology, &ranges), scope, &sets::networks(&sets), None)?;
     voice.proof(&proof);
     match scope.named.iter().find(|name| proof.absent.contains_key(*name)) {
         Some(node) => Err(not_running(node)),
@@ -202,10 +214,12 @@ fn not_running(node: &Name) -> Error {
 }
 
 fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {
-    let ranges = Ranges::new();
+    let answers = sets::ask(topology.sets.values());
+    let lock = apply::lock(voice)?;
+    let ranges = ranges(&sets::renewed(voice, topology, &answers, &lock)?);
     let rules = Rules::of(topology, &ranges);
     let want = |seen: &State| desired::up(topology, &rules, scope, seen);
-    let (report, seen) = apply::change(voice, &rules, scope, want)?;
+    let (report, seen) = apply::change(voice, &rules, scope, &lock, want)?;
     voice.report(&report, "up");
     let named = |name: &&Name| scope.named.contains(*name);
     let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));
@@ -222,7 +236,8 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
 fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
     let ranges = Ranges::new();
     let rules = Rules::of(topology, &ranges);
-    let (report, _) = apply::change(voice, &rules, scope, |seen| desired::down(scope, seen))?;
+    let lock = apply::lock(voice)?;
+    let (report, _) = apply::change(voice, &rules, scope, &lock, desired::down)?;
     voice.report(&report, "down");
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }

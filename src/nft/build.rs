@@ -171,13 +171,10 @@ impl Rule {
         rule.compare(Compare::AtLeast, Value::port(low)).compare(Compare::AtMost, Value::port(high))
     }
 
-    /// `udp sport 67 udp dport 68`.
+    /// `udp sport 67 udp dport 68`, which nft looks at in one.
     pub fn ports_between(self, protocol: u8, from: u16, to: u16) -> Rule {
-        self.protocol(protocol)
-            .with([SPORT])
-            .compare(Compare::Equal, Value::port(from))
-            .with([DPORT])
-            .compare(Compare::Equal, Value::port(to))
+        let both = [from.to_be_bytes(), to.to_be_bytes()].concat();
+        self.protocol(protocol).with([BOTH_PORTS]).compare(Compare::Equal, Value::new(&both))
     }
 
     /// `tcp dport { 80, 443 }`.
@@ -335,7 +332,7 @@ impl Rule {
 
 /// The destination port, where tcp and udp both have it.
 const DPORT: Expression = Expression::Payload { base: Header::Transport, offset: 2, length: 2, to: REG };
-const SPORT: Expression = Expression::Payload { base: Header::Transport, offset: 0, length: 2, to: REG };
+const BOTH_PORTS: Expression = Expression::Payload { base: Header::Transport, offset: 0, length: 4, to: REG };
 const ICMP_TYPE: Expression = Expression::Payload { base: Header::Transport, offset: 0, length: 1, to: REG };
 
 /// An anonymous set of single values.

@@ -12,7 +12,7 @@ use super::{
 use crate::topology::DEVICE_MAX;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The longest comment of a rule, in bytes (`NFTNL_UDATA_COMMENT_MAXLEN`, libnftnl/udata.h).
 const COMMENT_MAX: usize = 128;
@@ -359,6 +359,15 @@ impl Reader<'_> {
             ] if at == to && *to != REG && matches!(self.protocol, Some(TCP | UDP)) => {
                 (self.nat(*to_source, *family, value, Some(say(Type::Service, port)?))?, 3)
             }
+            [BOTH_PORTS, E::Compare { from: REG, how: Compare::Equal, value }, ..] => match value.as_bytes() {
+                [from @ .., high, low] if from.len() == 2 => {
+                    let header = with_ports(self.protocol)?;
+                    let ports = [Value::new(from), Value::new(&[*high, *low])].map(|port| say(Type::Service, &port));
+                    let [Some(from), Some(to)] = ports else { return None };
+                    (format!("{header} sport {from} {header} dport {to}"), 2)
+                }
+                _ => return None,
+            },
             [E::Verdict(verdict), ..] => (become_of_it(verdict)?, 1),
             [E::Counter, ..] => ("counter".to_owned(), 1),
             [E::Count(name), ..] if bare(name) => (format!("counter name \"{name}\""), 1),
@@ -403,7 +412,7 @@ impl Reader<'_> {
         let protocol = value.as_bytes().first().copied();
         self.protocol = protocol;
         let implied = match after {
-            [E::Payload { base: Header::Transport, offset: 0 | 2, length: 2, to: REG }, ..] => {
+            [BOTH_PORTS, ..] | [E::Payload { base: Header::Transport, offset: 0 | 2, length: 2, to: REG }, ..] => {
                 matches!(protocol, Some(TCP | UDP))
             }
             [ICMP_TYPE, ..] => {
@@ -462,8 +471,8 @@ impl Reader<'_> {
                 match (self.protocol, self.ipv4) {
                     (Some(ICMP), None | Some(true)) if icmp => ("icmp type", Loaded::Of(Type::IcmpType)),
                     (Some(ICMPV6), None | Some(false)) if icmp => ("icmpv6 type", Loaded::Of(Type::Icmpv6Type)),
-                    (protocol @ (Some(TCP | UDP) | None), _) if matches!((offset, length), (0 | 2, 2)) => {
-                        let header = protocol.map_or("th", |protocol| if protocol == TCP { "tcp" } else { "udp" });
+                    (protocol, _) if matches!((offset, length), (0 | 2, 2)) => {
+                        let header = with_ports(protocol)?;
                         let port = if offset == 0 { "sport" } else { "dport" };
                         return Some((format!("{header} {port}"), Loaded::Of(Type::Service)));
                     }
@@ -561,6 +570,19 @@ impl Reader<'_> {
 
 /// The type of a message of ICMP or ICMPv6.
 const ICMP_TYPE: E = E::Payload { base: Header::Transport, offset: 0, length: 1, to: REG };
+
+/// The source port and the destination port, which nft looks at in one where both must be the ones it is told.
+const BOTH_PORTS: E = E::Payload { base: Header::Transport, offset: 0, length: 4, to: REG };
+
+/// nft's word for a header that begins with two ports.
+fn with_ports(protocol: Option<u8>) -> Option<&'static str> {
+    match protocol {
+        Some(TCP) => Some("tcp"),
+        Some(UDP) => Some("udp"),
+        Some(_) => None,
+        None => Some("th"),
+    }
+}
 
 /// A value that is compared under a mask: bits of which one must be set, or a network.
 fn masked(loaded: Loaded, mask: &Value, how: Compare, value: &Value) -> Option<String> {

@@ -12,12 +12,6 @@ use crate::topology::{HOST, Name, OUTSIDE, Service, Topology, Whom};
 /// What the sets of a file hold now, by name. One that is not here holds nobody knows what.
 pub type Contents = BTreeMap<Name, Vec<IpNetwork>>;
 
-/// What the sets hold that hold nothing but what the file itself lists.
-pub fn written(topology: &Topology) -> Contents {
-    let listed = topology.sets.values().filter(|set| set.file.is_none() && set.dns.is_empty());
-    listed.map(|set| (set.name.clone(), set.elements.clone())).collect()
-}
-
 /// A connection that somebody may try to open.
 pub struct Dial<'a> {
     /// A node that owns its namespace, or `outside`.

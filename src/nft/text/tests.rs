@@ -7,7 +7,7 @@ use super::super::build::{Side, Way, among};
 use super::super::{Foreign, Text};
 use super::*;
 
-mod property;
+pub(crate) mod property;
 
 fn network(text: &str) -> IpNetwork {
     text.parse().unwrap()
@@ -128,6 +128,7 @@ fn cases() -> Vec<(Rule, &'static str)> {
         (new().ports(TCP, (80, 80)).accept(), "tcp dport 80 accept"),
         (new().ports(UDP, (8000, 8010)).accept(), "udp dport 8000-8010 accept"),
         (new().ports(TCP, (0, 65535)).accept(), "tcp dport 0-65535 accept"),
+        (new().ports_between(UDP, 67, 68).accept(), "udp sport 67 udp dport 68 accept"),
         (new().ports_in(TCP, &[443, 80]).accept(), "tcp dport { 80, 443 } accept"),
         (
             more(new().protocol(UDP), [DPORT, compare(Compare::AtLeast, Value::port(1024))]).drop(),

@@ -32,6 +32,29 @@ fn bare_of_families(text: &str) -> String {
     text.lines().map(bare).collect()
 }
 
+/// The table that these choices make, as far as nft has words for it.
+pub(crate) fn sayable(choices: Vec<u32>) -> Table {
+    let mut table = Maker { choices: choices.into_iter() }.table();
+    let text = |quoted: String| Text::from(quoted.trim_matches('"'));
+    for chain in table.chains.values_mut() {
+        chain.rules.retain(|rule| line(rule).1);
+        for rule in &mut chain.rules {
+            rule.comment = rule.comment.as_ref().map(|comment| text(quoted(comment, &[], COMMENT_MAX)));
+            for expression in &mut rule.expressions {
+                if let E::Log { prefix, .. } = expression {
+                    *prefix = text(quoted(prefix, &['$'], PREFIX_MAX));
+                }
+            }
+        }
+    }
+    for set in table.sets.values_mut() {
+        let all = std::mem::take(&mut set.elements);
+        set.elements = all.into_iter().filter(|(key, value)| element(set, key, value).is_some()).collect();
+    }
+    table.counters.values_mut().for_each(|count| *count = 0);
+    table
+}
+
 /// Makes a table by choices; where they run out the plainest is taken, so that a failure shrinks to a small one.
 struct Maker {
     choices: std::vec::IntoIter<u32>,

@@ -13,6 +13,7 @@ mod near;
 mod nft;
 mod parse;
 mod plan;
+mod prove;
 mod render;
 mod report;
 mod rules;
@@ -86,6 +87,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Down(targets) => down(voice, &topology, &scope(targets)?)?,
         Command::Audit { targets, published } => audit(voice, &path, &topology, &scope(targets)?, *published)?,
         Command::Suggest => suggest(voice, &path, &topology)?,
+        Command::Prove(targets) => prove(voice, &topology, &scope(targets)?)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
         Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
         Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
@@ -224,6 +226,21 @@ fn suggest(voice: &Voice, path: &str, topology: &Topology) -> Result<Exit, Error
     Ok(Exit::Done)
 }
 
+fn prove(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
+    let sets = sets::look(voice, topology)?;
+    let ranges = ranges(&sets);
+    let proof = apply::prove(&Rules::of(topology, &ranges), scope, &sets::networks(&sets), None)?;
+    voice.proof(&proof);
+    match scope.named.iter().find(|name| proof.absent.contains_key(*name)) {
+        Some(node) => Err(not_running(node)),
+        None => Ok(proof.exit()),
+    }
+}
+
+fn not_running(node: &Name) -> Error {
+    Error::failed(format!("`{node}` was asked for and does not run")).hint("start it, then run this again")
+}
+
 fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {
     let answers = sets::ask(topology.sets.values());
     let lock = apply::lock(voice)?;
@@ -235,9 +252,7 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
     let named = |name: &&Name| scope.named.contains(*name);
     let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));
     if let Some(node) = stopped {
-        return Err(
-            Error::failed(format!("`{node}` was asked for and does not run")).hint("start it, then run this again")
-        );
+        return Err(not_running(node));
     }
     if strict && let Some(waiting) = report.waiting.first() {
         let sentence = format!("wire `{}` waits for `{}`, and --strict takes no waiting", waiting.wire, waiting.node);

@@ -2,7 +2,8 @@
 //! `wire check -v`. No system call and no rule: this says what the file means, `prove` says whether the kernel agrees.
 
 mod denied;
-mod grant;
+pub mod dial;
+pub mod grant;
 mod question;
 
 use serde::Serialize;

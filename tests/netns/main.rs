@@ -16,6 +16,7 @@ mod nameserver;
 mod packet;
 mod podman;
 mod prober;
+mod prove;
 mod repair;
 mod script;
 mod sets;

@@ -3,20 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use crate::rules::{Circumstances, Rules};
 use crate::state::{self, End, Marks, Namespace, Route, Setting, State, Traffic};
 use crate::target::Scope;
-use crate::topology::{self, Name, Topology, Wire};
+use crate::topology::{self, Device, Name, Node, Topology, Wire};
 
 #[cfg(test)]
 mod tests;
 
 /// The wires in scope as the file says. Of what was seen it asks only which settings the kernel has.
-pub fn up(topology: &Topology, scope: &Scope, seen: &State) -> State {
+pub fn up(topology: &Topology, rules: &Rules, scope: &Scope, seen: &State) -> State {
     let mut wanted = down(seen);
-    let ways = Ways::of(topology);
+    let ways = Ways::of(topology, rules);
+    // One that may not be touched has no rules either, and that is told even where no wire ends.
+    for name in seen.refused.keys().filter(|name| scope.nodes.contains(*name)) {
+        wanted.namespaces.entry(name.clone()).or_default();
+    }
     for wire in topology.wires.iter().filter(|wire| scope.wires.contains(&wire.name)) {
         for side in 0..2 {
             let namespace = wanted.namespaces.entry(wire.ends[side].node.clone()).or_default();
@@ -27,11 +33,63 @@ pub fn up(topology: &Topology, scope: &Scope, seen: &State) -> State {
         if let Some(seen) = seen.namespaces.get(name).filter(|_| !namespace.ends.is_empty()) {
             namespace.settings = whole_namespace(&seen.settings);
         }
+        let touched = !namespace.ends.is_empty() || scope.nodes.contains(name);
+        let known = name.is_host() || topology.nodes.get(name).is_some_and(|node| node.shares.is_none());
+        if touched && known {
+            police(rules, name, seen.namespaces.get(name), namespace);
+        }
     }
     wanted
 }
 
-/// No wire at all, and every namespace as it was before. What somebody else has set meanwhile stays.
+/// The rules of a node, and the forwarding that comes with them.
+fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Namespace) {
+    let forwarding = rules.forwarding(name);
+    let mut circumstances = Circumstances::default();
+    let all = |setting| seen?.others.get(&(Device::new("all")?, setting));
+    if let Some(seen) = seen {
+        wanted.others.clear();
+        let by_itself = all(Setting::Forwarding) == Some(&1);
+        for (place @ (device, setting), &now) in &seen.others {
+            let is_default = device.as_str() == "default" && !forwarding.devices.is_empty();
+            let forwards = forwarding.devices.contains(device) || is_default;
+            let on = match setting {
+                Setting::ForceForwarding6 => forwards && forwarding.ipv6,
+                _ => forwards,
+            };
+            if device.as_str() == "all" {
+                continue;
+            }
+            let before = seen.others_remembered.get(place);
+            match (on, before) {
+                (true, _) => drop(wanted.others.insert(place.clone(), 1)),
+                // What somebody else has switched meanwhile stays.
+                (false, Some(&before)) if now == 1 => drop(wanted.others.insert(place.clone(), before)),
+                _ => {}
+            }
+            let ours = on && (now == 0 || before == Some(&0));
+            if name.is_host() && *setting == Setting::Forwarding && ours && !by_itself {
+                circumstances.opened.insert(device.clone());
+            }
+        }
+    }
+    for (wire, end) in &mut wanted.ends {
+        let forwards = forwarding.wires.contains(wire);
+        end.settings.insert(Setting::Forwarding, i32::from(forwards));
+        let ipv6 = end.settings.get(&Setting::DisableIpv6) == Some(&0);
+        if ipv6 && all(Setting::ForceForwarding6).is_some() {
+            end.settings.insert(Setting::ForceForwarding6, i32::from(forwards));
+        }
+    }
+    wanted.table = match name.is_host() {
+        true => rules.table(name, &circumstances).map(Arc::new),
+        false => rules.known(name),
+    };
+    wanted.openings = Arc::new(rules.openings(name));
+}
+
+/// No wire at all, and every namespace as it was before, but for the rules of those that other wires end in. What somebody
+/// else has set meanwhile stays.
 pub fn down(seen: &State) -> State {
     let mut wanted = State::default();
     for (name, seen) in &seen.namespaces {
@@ -39,7 +97,35 @@ pub fn down(seen: &State) -> State {
         let untouched = |setting: &Setting| seen.settings.get(setting) == ours.get(setting);
         let before = seen.remembered.iter().filter(|(setting, _)| untouched(setting));
         let settings = before.map(|(&setting, &value)| (setting, value)).collect();
-        wanted.namespaces.insert(name.clone(), Namespace { settings, ..Namespace::default() });
+        let mut namespace = Namespace { settings, ..Namespace::default() };
+        if seen.beyond {
+            namespace.table = seen.table.clone();
+        } else {
+            let untouched = |place: &&(Device, Setting)| seen.others.get(place) == Some(&1);
+            let before = seen.others_remembered.iter().filter(|(place, _)| untouched(place));
+            namespace.others = before.map(|(place, value)| (place.clone(), *value)).collect();
+        }
+        wanted.namespaces.insert(name.clone(), namespace);
+    }
+    wanted
+}
+
+/// What was seen, with the elements that these sets of the file have now.
+pub fn refilled<'a>(rules: &Rules, sets: impl Iterator<Item = &'a Name>, seen: &State) -> State {
+    let names: Vec<String> = sets.flat_map(|set| [format!("set.{set}"), format!("set6.{set}")]).collect();
+    let mut wanted = seen.clone();
+    for (node, namespace) in &mut wanted.namespaces {
+        let Some(table) =
+            namespace.table.as_mut().filter(|table| names.iter().any(|name| table.sets.contains_key(&**name)))
+        else {
+            continue;
+        };
+        for name in &names {
+            if let Some(set) = Arc::make_mut(table).sets.get_mut(name.as_str()) {
+                set.elements = rules.elements(name);
+            }
+        }
+        namespace.openings = Arc::new(rules.openings(node));
     }
     wanted
 }
@@ -61,6 +147,7 @@ pub fn narrow(mut seen: State, scope: &Scope) -> State {
             namespace.strays.clear();
         }
         if namespace.ends.len() < before {
+            namespace.beyond = true;
             namespace.remembered.clear();
         }
     }
@@ -110,9 +197,10 @@ pub struct Ways<'a> {
 }
 
 impl<'a> Ways<'a> {
-    pub fn of(topology: &'a Topology) -> Ways<'a> {
+    pub fn of(topology: &'a Topology, rules: &Rules) -> Ways<'a> {
         // A sharer's egress and forwards are those of the namespace it lives in.
-        let egress = topology.nodes.values().filter(|node| !node.egress.is_empty()).map(|node| &node.name);
+        let speaks = |node: &&Node| !node.egress.is_empty() || rules.speaks(topology.namespace_of(&node.name));
+        let egress = topology.nodes.values().filter(speaks).map(|node| &node.name);
         let forwarded = topology.hubs.values().flat_map(|hub| &hub.forwards).map(|forward| &forward.to.node);
         let going_out: BTreeSet<&Name> = egress.chain(forwarded).map(|node| topology.namespace_of(node)).collect();
         let mut ways = Ways { topology, out: BTreeMap::new(), to_hub: BTreeMap::new() };

@@ -3,18 +3,24 @@
 
 mod diff;
 mod renames;
+mod ruled;
 mod strangers;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
+use std::sync::Arc;
+
 use ipnetwork::IpNetwork;
 
+use crate::nft::Table;
+use crate::rules::Openings;
 use crate::state::{End, Route, Setting};
 use crate::topology::{Device, Mac, Name};
 
 pub use diff::diff;
+pub use ruled::Difference;
 pub use strangers::strangers;
 
 /// What stands between the state that was seen and the one that is wanted.
@@ -60,12 +66,16 @@ pub struct Finding {
 /// One thing to do in one namespace. The order of the variants is the order of execution, which is the order of safety.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
+    /// Makes the rules of a namespace what they are to be, all at once.
+    Load(Box<Load>),
     /// Deletes a device, and with it the far end of its pair.
     Remove {
         device: Device,
     },
     /// Sets a sysctl of the whole namespace.
     SetAll(Setting, i32),
+    /// The same for a device that is no wire's.
+    SetOther(Device, Setting, i32),
     RemoveRoute(Route),
     /// Before others are added: of two addresses in one subnet the second goes with the first.
     RemoveAddress(IpNetwork),
@@ -88,16 +98,30 @@ pub enum Action {
     AddAddress(IpNetwork),
     Up,
     AddRoute(Route),
+    /// Removes the rules of a namespace, when no cable is left that they would police.
+    Unload,
+}
+
+/// The rules of a namespace, to be put into force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Load {
+    pub table: Arc<Table>,
+    /// What of the established connections may stay.
+    pub openings: Arc<Openings>,
+    /// What is not as it is to be.
+    pub differences: Vec<Difference>,
 }
 
 impl Action {
     /// One word for what it does.
     pub fn verb(&self) -> &'static str {
         match self {
+            Action::Load(_) => "load",
+            Action::Unload => "unload",
             Action::Create(_) => "create",
             Action::Remove { .. } => "remove",
             Action::Rename { .. } => "rename",
-            Action::SetAll(..) | Action::Set(..) | Action::Mtu(_) | Action::Arp => "set",
+            Action::SetAll(..) | Action::SetOther(..) | Action::Set(..) | Action::Mtu(_) | Action::Arp => "set",
             Action::Mark(_) => "mark",
             Action::Altname => "add-altname",
             Action::Unname => "remove-altname",
@@ -113,6 +137,7 @@ impl Action {
     /// What kind of deviation it mends.
     pub fn kind(&self) -> &'static str {
         match self {
+            Action::Load(_) | Action::Unload => "rules",
             Action::Create(_) => "missing",
             Action::Remove { .. } => "struck",
             Action::Rename { .. } => "name",
@@ -121,7 +146,7 @@ impl Action {
             Action::Release => "bridged",
             Action::Mtu(_) => "mtu",
             Action::Set(setting, _) if setting.is_ipv6() => "ipv6",
-            Action::SetAll(..) | Action::Set(..) | Action::Arp => "setting",
+            Action::SetAll(..) | Action::SetOther(..) | Action::Set(..) | Action::Arp => "setting",
             Action::AddAddress(_) | Action::RemoveAddress(_) => "address",
             Action::Up => "down",
             Action::AddRoute(_) | Action::RemoveRoute(_) => "route",
@@ -130,30 +155,45 @@ impl Action {
 
     fn rank(&self) -> usize {
         match self {
-            Action::Remove { .. } => 0,
-            Action::SetAll(..) => 1,
-            Action::RemoveRoute(_) => 2,
-            Action::RemoveAddress(_) => 3,
-            Action::Unname => 4,
-            Action::Rename { .. } => 5,
-            Action::Create(_) => 6,
-            Action::Mark(_) => 7,
-            Action::Altname => 8,
-            Action::Release => 9,
-            Action::Arp => 10,
-            Action::Mtu(_) => 11,
-            Action::Set(..) => 12,
-            Action::AddAddress(_) => 13,
-            Action::Up => 14,
-            Action::AddRoute(_) => 15,
+            Action::Load(_) => 0,
+            Action::Remove { .. } => 1,
+            Action::SetAll(..) => 2,
+            Action::SetOther(..) => 3,
+            Action::RemoveRoute(_) => 4,
+            Action::RemoveAddress(_) => 5,
+            Action::Unname => 6,
+            Action::Rename { .. } => 7,
+            Action::Create(_) => 8,
+            Action::Mark(_) => 9,
+            Action::Altname => 10,
+            Action::Release => 11,
+            Action::Arp => 12,
+            Action::Mtu(_) => 13,
+            Action::Set(..) => 14,
+            Action::AddAddress(_) => 15,
+            Action::Up => 16,
+            Action::AddRoute(_) => 17,
+            Action::Unload => 18,
         }
     }
 }
 
 impl Change {
+    /// The same, once it is done: what is loaded need not be held any more.
+    pub fn without_table(mut self) -> Change {
+        if let Action::Load(load) = &mut self.action {
+            (load.table, load.openings) = Default::default();
+        }
+        self
+    }
+
     /// Whether it does the same, for whatever reason.
     pub fn is_same(&self, other: &Change) -> bool {
-        (&self.node, &self.wire, &self.action) == (&other.node, &other.wire, &other.action)
+        let same = match (&self.action, &other.action) {
+            (Action::Load(_), Action::Load(_)) => true,
+            (one, other) => one == other,
+        };
+        same && (&self.node, &self.wire) == (&other.node, &other.wire)
     }
 
     /// What is changed, in the user's names: the wire, and what of it.
@@ -163,7 +203,9 @@ impl Change {
             Action::Create(_) | Action::Mark(_) | Action::Altname | Action::Unname | Action::Release => wire.to_owned(),
             Action::Remove { device } if self.wire.is_none() => device.to_string(),
             Action::Remove { .. } | Action::Up => wire.to_owned(),
+            Action::Load(_) | Action::Unload => format!("rules of {}", self.node),
             Action::SetAll(setting, value) => format!("{} = {value}", setting.path("all")),
+            Action::SetOther(device, setting, value) => format!("{} = {value}", setting.path(device.as_str())),
             Action::Rename { from, to } => format!("{wire}: {from} to {to}"),
             Action::Arp => format!("{wire}: arp on"),
             Action::Mtu(mtu) => format!("{wire}: mtu {mtu}"),

@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use crate::nft::{Table, Text};
+use crate::rules::Openings;
 use crate::topology::{Device, Mac, Name};
 
 /// All namespaces, by node.
@@ -24,10 +27,23 @@ pub struct State {
 pub struct Namespace {
     /// The ends of wires, by wire.
     pub ends: BTreeMap<Name, End>,
+    /// Whether wires end here that are out of a command's scope. Only ever seen.
+    pub beyond: bool,
     /// Settings of the whole namespace (`conf/all`); empty at the host, which is not `wire`'s to set.
     pub settings: BTreeMap<Setting, i32>,
     /// What those were before `wire` changed them.
     pub remembered: BTreeMap<Setting, i32>,
+    /// Settings of devices that are no wire's and have to forward for one (an uplink, a tunnel), and of `default`, which those
+    /// take after that are yet to come.
+    pub others: BTreeMap<(Device, Setting), i32>,
+    /// What those were before `wire` changed them.
+    pub others_remembered: BTreeMap<(Device, Setting), i32>,
+    /// The rules.
+    pub table: Option<Arc<Table>>,
+    /// What its named counters have counted, in packets. Only ever seen.
+    pub counts: BTreeMap<Text, u64>,
+    /// What the rules let begin. Only ever wanted: nobody can tell it from what is seen.
+    pub openings: Arc<Openings>,
     /// Devices that carry `wire`'s mark and are no end that could be told.
     pub strays: Vec<Device>,
     pub foreign: Foreign,
@@ -99,6 +115,8 @@ pub struct Foreign {
     pub addresses: Vec<(Name, IpNetwork)>,
     /// Routes over an end that `wire` did not put there, with the wire.
     pub routes: Vec<(Name, IpNetwork)>,
+    /// A table of the name of wire's that is not wire's.
+    pub table: bool,
     /// What other devices have routes or addresses for, with the device.
     pub networks: Vec<(IpNetwork, String)>,
 }
@@ -130,6 +148,8 @@ pub enum Setting {
     AcceptDad,
     ProxyNdp,
     AcceptSourceRoute6,
+    /// Of one device alone, where the kernel has it (6.17); else IPv6 is forwarded by all devices or none.
+    ForceForwarding6,
 }
 
 /// What every end has, whatever the host's defaults are: strict about sources (RFC 3704), mute about addresses of other wires,
@@ -183,6 +203,7 @@ impl Setting {
             Setting::Autoconf => "autoconf",
             Setting::AcceptDad => "accept_dad",
             Setting::ProxyNdp => "proxy_ndp",
+            Setting::ForceForwarding6 => "force_forwarding",
         }
     }
 
@@ -194,5 +215,12 @@ impl Setting {
     pub fn path(self, device: &str) -> String {
         let family = if self.is_ipv6() { "ipv6" } else { "ipv4" };
         format!("net/{family}/conf/{device}/{}", self.key())
+    }
+
+    /// The other way round, for the settings that `wire` changes beside its own devices.
+    pub fn of_path(path: &str) -> Option<(Device, Setting)> {
+        let known = [Setting::Forwarding, Setting::ForceForwarding6];
+        let device = Device::new(path.strip_prefix("net/")?.split_once("/conf/")?.1.rsplit_once('/')?.0)?;
+        known.into_iter().find(|setting| setting.path(device.as_str()) == path).map(|setting| (device, setting))
     }
 }

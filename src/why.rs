@@ -12,10 +12,11 @@ use crate::topology::{HOST, Name, Protocol, Service, Topology};
 
 use self::denied::{denied, handed_on};
 use self::grant::{Grant, Party, without_ipv6};
+pub use self::grant::{may_use, opened_by};
 pub use self::question::question;
 
 /// Whether A may reach B.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
     pub allowed: bool,
     pub wire: Option<Name>,

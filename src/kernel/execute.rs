@@ -11,14 +11,19 @@ use super::{Held, Kernel, Refused, address, link, route};
 use crate::error::Error;
 use crate::plan::{Action, Change, Plan};
 use crate::state::{End, Setting};
-use crate::topology::Name;
+use crate::topology::{Device, Name};
 
 impl Kernel {
     /// Carries out a plan, in its order. What is refused keeps nothing else from being done, but for what rests on it.
     /// `progress` hears how much of how much is done.
     pub fn apply(&mut self, plan: &Plan, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<Refused>, Error> {
         let mut work = Work { changes: &plan.changes, refused: BTreeMap::new(), tried: Vec::new() };
+        for (i, error) in self.load(&plan.changes) {
+            work.fail(i, error);
+        }
+        work.bar();
         self.remove(&mut work);
+        work.keep(self.left(&work));
         self.set_namespaces(&mut work)?;
         let nodes = work.by_node();
         for (node, changes) in &nodes {
@@ -29,6 +34,10 @@ impl Kernel {
         for (done, (node, changes)) in nodes.iter().enumerate() {
             self.finish(node, changes, &mut work)?;
             progress(nodes.len() + done + 1, total);
+        }
+        let last: Vec<usize> = (0..plan.changes.len()).filter(|i| !work.refused.contains_key(i)).collect();
+        for (i, error) in self.unload(last.into_iter().map(|i| (i, &plan.changes[i]))) {
+            work.fail(i, error);
         }
         Ok(work.refused.into_iter().map(|(change, error)| Refused { change, error }).collect())
     }
@@ -89,39 +98,61 @@ impl Kernel {
         }
     }
 
-    /// Settings of whole namespaces. What they were is on disk before the first is changed.
+    /// The nodes that keep a cable which was to be removed.
+    fn left(&self, work: &Work) -> BTreeSet<Name> {
+        let removals = work.refused.keys().map(|i| &work.changes[*i]);
+        let mut nodes = BTreeSet::new();
+        for change in removals.filter(|change| matches!(change.action, Action::Remove { .. })) {
+            let ends =
+                self.open.iter().filter(|(_, open)| change.wire.as_ref().is_some_and(|w| open.ends.contains_key(w)));
+            nodes.extend(ends.map(|(node, _)| node.clone()));
+            nodes.insert(change.node.clone());
+        }
+        nodes
+    }
+
+    /// Settings of whole namespaces, and of devices that are no wire's. What they were is on disk before the first is changed.
     fn set_namespaces(&mut self, work: &mut Work) -> Result<(), Error> {
-        let changes = work.changes.iter().enumerate().filter_map(|(i, change)| match change.action {
-            Action::SetAll(setting, value) => Some((i, &change.node, setting, value)),
-            _ => None,
-        });
-        let changes: Vec<(usize, &Name, Setting, i32)> = changes.collect();
+        let all = Device::new("all");
+        let changes = work.changes.iter().enumerate().filter(|(i, _)| !work.refused.contains_key(i));
+        let changes: Vec<(usize, &Name, &Device, Setting, i32)> = changes
+            .filter_map(|(i, change)| match &change.action {
+                Action::SetAll(setting, value) => Some((i, &change.node, all.as_ref()?, *setting, *value)),
+                Action::SetOther(device, setting, value) => Some((i, &change.node, device, *setting, *value)),
+                _ => None,
+            })
+            .collect();
         if changes.is_empty() {
             return Ok(());
         }
-        for (_, node, setting, value) in &changes {
-            let open = &self.open[*node];
-            let Some(&before) = open.settings.get(setting) else { continue };
+        for &(_, node, device, setting, value) in &changes {
+            let open = &self.open[node];
+            let place = (device.clone(), setting);
+            let is_all = all.as_ref() == Some(device);
+            let before = if is_all { open.settings.get(&setting) } else { open.others.get(&place) };
+            let Some(&before) = before else { continue };
             let sysctls = &mut self.sysctls;
             // Forwarding is written through to every device (`inet_forward_change`): those that were off stay off afterwards.
-            let through = matches!(setting, Setting::Forwarding | Setting::Forwarding6) && *value == 0;
+            let through = is_all && matches!(setting, Setting::Forwarding | Setting::Forwarding6) && value == 0;
             let off = match through {
                 true => {
-                    let list = || Ok::<_, Errno>(sysctls.conf(setting.is_ipv6())?.with(*setting, 0));
+                    let list = || Ok::<_, Errno>(sysctls.conf(setting.is_ipv6())?.with(setting, 0));
                     open.netns.inside(&self.home, list)?.unwrap_or_default()
                 }
                 false => Vec::new(),
             };
             let remembered = self.remembered.entry(open.cookie).or_default();
-            if !remembered.contains_key(&setting.path("all")) {
+            let path = setting.path(device.as_str());
+            if !remembered.contains_key(&path) {
                 remembered.extend(off.into_iter().map(|device| (setting.path(&device), 0)));
-                remembered.insert(setting.path("all"), before);
+                remembered.insert(path, before);
             }
         }
         self.remember()?;
-        for (i, node, setting, value) in changes {
+        for (i, node, device, setting, value) in changes {
             let open = &self.open[node];
-            let path = setting.path("all");
+            let path = setting.path(device.as_str());
+            let is_all = all.as_ref() == Some(device);
             let remembered = self.remembered.entry(open.cookie).or_default();
             let back = remembered.get(&path) == Some(&value);
             // What was remembered with it is put back behind it.
@@ -129,8 +160,8 @@ impl Kernel {
             let sysctls = &mut self.sysctls;
             let write = || {
                 let conf = sysctls.conf(setting.is_ipv6())?;
-                conf.write("all", setting, value)?;
-                let through = if back { conf.with(setting, value) } else { Vec::new() };
+                conf.write(device.as_str(), setting, value)?;
+                let through = if back && is_all { conf.with(setting, value) } else { Vec::new() };
                 for device in through.iter().filter(|device| *device != "all" && along(device)) {
                     conf.write(device, setting, 0)?;
                 }
@@ -138,10 +169,12 @@ impl Kernel {
             };
             if let Err(error) = open.netns.inside(&self.home, write)? {
                 work.fail(i, format!("cannot write {path} in {node}: {error}"));
-            } else if back {
+            } else if back && is_all {
                 let (start, end) = path.split_at(path.len() - "all/".len() - setting.key().len());
                 let same = |path: &String| path.starts_with(start) && path.ends_with(&end["all".len()..]);
                 remembered.retain(|path, _| !same(path));
+            } else if back {
+                remembered.remove(&path);
             }
         }
         self.remembered.retain(|_, settings| !settings.is_empty());
@@ -195,6 +228,9 @@ impl Kernel {
         let total = work.changes.len();
         for i in 0..total {
             let Change { wire: Some(wire), action: Action::Create(ends), .. } = &work.changes[i] else { continue };
+            if work.refused.contains_key(&i) {
+                continue;
+            }
             if ends.iter().any(|(node, _)| !self.open.contains_key(node)) {
                 work.fail(i, format!("cannot make wire `{wire}`: one of its nodes is gone"));
                 continue;
@@ -294,8 +330,11 @@ impl Kernel {
                 Action::Up => ("raise it", link::raise(index)),
                 Action::AddRoute(route) => ("add the route", route::add(index, route, true)),
                 Action::RemoveRoute(route) => ("remove the route", route::remove(index, route)),
-                Action::Remove { .. }
+                Action::Load(_)
+                | Action::Unload
+                | Action::Remove { .. }
                 | Action::SetAll(..)
+                | Action::SetOther(..)
                 | Action::Unname
                 | Action::Rename { .. }
                 | Action::Mtu(_) => continue,
@@ -352,6 +391,39 @@ impl Work<'_> {
         }
     }
 
+    /// What would carry packets through a namespace whose rules could not be loaded: no cable there, and no forwarding.
+    fn bar(&mut self) {
+        let failed = self.refused.keys().map(|i| &self.changes[*i].node);
+        let barred: BTreeSet<Name> = failed.cloned().collect();
+        for (i, change) in self.changes.iter().enumerate().filter(|_| !barred.is_empty()) {
+            let opens = |node: &Name| {
+                barred
+                    .contains(node)
+                    .then(|| format!("{change}: not without the rules of {node}, which could not be loaded"))
+            };
+            let error = match &change.action {
+                Action::Create(ends) => ends.iter().find_map(|(node, _)| opens(node)),
+                Action::Up
+                | Action::AddRoute(_)
+                | Action::Set(Setting::Forwarding | Setting::ForceForwarding6, 1)
+                | Action::SetOther(_, _, 1) => opens(&change.node),
+                _ => None,
+            };
+            if let Some(error) = error {
+                self.refused.entry(i).or_insert(error);
+            }
+        }
+    }
+
+    /// Rules go after the last cable: where one could not be removed they stay.
+    fn keep(&mut self, nodes: BTreeSet<Name>) {
+        for (i, change) in self.changes.iter().enumerate().filter(|(_, change)| change.action == Action::Unload) {
+            if nodes.contains(&change.node) {
+                self.fail(i, format!("{change}: not while {} has a wire that could not be removed", change.node));
+            }
+        }
+    }
+
     fn fail(&mut self, change: usize, error: String) {
         self.refused.entry(change).or_insert(error);
     }
@@ -361,7 +433,8 @@ impl Work<'_> {
         let mut nodes: BTreeMap<Name, Vec<usize>> = BTreeMap::new();
         for (i, change) in self.changes.iter().enumerate() {
             match &change.action {
-                Action::Remove { .. } | Action::SetAll(..) => {}
+                Action::Load(_) | Action::Unload => {}
+                Action::Remove { .. } | Action::SetAll(..) | Action::SetOther(..) => {}
                 Action::Create(ends) => {
                     for (node, _) in ends.iter() {
                         nodes.entry(node.clone()).or_default().push(i);

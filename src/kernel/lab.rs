@@ -17,7 +17,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, getgid, getuid};
 
 use super::netns::Netns;
-use super::socket::{Batch, Request, Socket};
+use super::socket::{Batch, NETLINK_ROUTE, Request, Socket};
 use super::sys;
 use super::{address, link, route};
 use crate::error::{Context, Error};
@@ -85,7 +85,7 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Result<Lab, Error> {
-        let lab = Lab { home: Netns::own()?, socket: Socket::open()? };
+        let lab = Lab { home: Netns::own()?, socket: Socket::open(NETLINK_ROUTE)? };
         lab.ask(&lab.socket, vec![link::raise(LOOPBACK)])?;
         Ok(lab)
     }
@@ -100,7 +100,7 @@ impl Lab {
             let nothing = None::<&str>;
             mount(Some("/proc/thread-self/ns/net"), path.as_str(), nothing, MsFlags::MS_BIND, nothing)
                 .context(failed())?;
-            Socket::open()
+            Socket::open(NETLINK_ROUTE)
         };
         // The thread comes home from the new namespace as from any other.
         let socket = self.home.inside(&self.home, make)??;
@@ -114,7 +114,7 @@ impl Lab {
             return Ok(());
         }
         let world = self.namespace(OUTSIDE)?;
-        let there = world.inside(&self.home, Socket::open)??;
+        let there = world.inside(&self.home, || Socket::open(NETLINK_ROUTE))??;
         for (number, uplink) in uplinks.iter().enumerate() {
             // From a network that nobody routes (RFC 2544, 198.18.0.0/15), a /30 for each uplink.
             let first = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + 4 * number as u32;

@@ -53,6 +53,15 @@ pub fn list() -> Request {
     request(rtm::GETLINK, NLM_F_DUMP, &message)
 }
 
+/// Asks for one device.
+pub fn one(index: u32) -> Request {
+    let mut message = LinkMessageBuilder::<LinkUnspec>::default()
+        .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+        .build();
+    message.header.index = index;
+    request(rtm::GETLINK, 0, &message)
+}
+
 /// Asks which number a namespace has in the one of the socket.
 pub fn number_of(namespace: RawFd) -> Request {
     let mut message = NsidMessage::default();
@@ -165,7 +174,7 @@ fn wide_at(bytes: &[u8], at: usize) -> u64 {
 
 /// The settings of a family out of its array of them, as far as the kernel has them.
 fn settings(array: &[u8], number: fn(Setting) -> Option<u16>) -> Vec<(Setting, i32)> {
-    let all = EVERY_END.iter().chain(&WITH_IPV6).map(|(setting, _)| *setting);
+    let all = EVERY_END.iter().chain(&WITH_IPV6).map(|(setting, _)| *setting).chain([Setting::ForceForwarding6]);
     let numbered = all.filter_map(|setting| Some((setting, usize::from(number(setting)?) * 4)));
     numbered.filter(|(_, at)| at + 4 <= array.len()).map(|(setting, at)| (setting, number_at(array, at))).collect()
 }
@@ -198,6 +207,7 @@ fn devconf6(setting: Setting) -> Option<u16> {
         Setting::AcceptSourceRoute6 => 24,
         Setting::DisableIpv6 => 26,
         Setting::AcceptDad => 27,
+        Setting::ForceForwarding6 => 59,
         _ => return None,
     })
 }

@@ -2,10 +2,17 @@
 //! It decides nothing; what is right is said by the plan it is given.
 
 mod address;
+#[allow(dead_code, reason = "for the rules of `up`")]
+mod conntrack;
 mod execute;
 pub mod lab;
 mod link;
+mod load;
 mod netns;
+pub mod nflog;
+mod nfnl;
+mod nft;
+#[allow(dead_code, reason = "for the rules of `up`")]
 mod observe;
 mod podman;
 mod process;
@@ -15,6 +22,7 @@ mod rtm;
 pub mod run;
 mod share;
 mod socket;
+pub mod store;
 mod sys;
 mod sysctl;
 mod user;
@@ -22,6 +30,7 @@ mod user;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -30,9 +39,11 @@ use self::netns::Netns;
 use self::podman::{Podman, Standing};
 use self::run::{Remembered, RunDirectory};
 use self::share::share;
-use self::socket::Socket;
+use self::socket::{NETLINK_NETFILTER, NETLINK_ROUTE, Socket};
 use self::sysctl::Sysctls;
 use crate::error::{Context, Error};
+use crate::nft::Table;
+use crate::rules;
 use crate::state::{Setting, State};
 use crate::topology::{Device, Home, Name, Topology};
 
@@ -57,8 +68,18 @@ struct Open {
     ends: HashMap<Name, Held>,
     strays: HashMap<Device, u32>,
     settings: BTreeMap<Setting, i32>,
+    others: BTreeMap<(Device, Setting), i32>,
+    /// Its rules, as last seen, and a socket of their own: closed after a change it would wait for the kernel to tidy up.
+    rules: Rules,
     /// No device has this index or a higher one.
     next_index: u32,
+}
+
+struct Rules {
+    socket: Socket,
+    seen: Option<Arc<Table>>,
+    /// Which state of all the rules of the namespace that is.
+    generation: u32,
 }
 
 struct Held {
@@ -114,7 +135,7 @@ impl Kernel {
         let remembered = run.as_ref().map_or(Ok(Remembered::new()), RunDirectory::remembered)?;
         Ok(Kernel {
             home: Netns::own()?,
-            socket: Socket::open()?,
+            socket: Socket::open(NETLINK_ROUTE)?,
             open: BTreeMap::new(),
             podman: Podman::new(),
             sysctls: Sysctls::default(),
@@ -124,10 +145,11 @@ impl Kernel {
     }
 
     /// What the namespaces hold now.
-    pub fn observe(&mut self, topology: &Topology, place: &Where) -> Result<State, Error> {
+    pub fn observe(&mut self, topology: &Topology, rules: &rules::Rules, place: &Where) -> Result<State, Error> {
         let mut state = State::default();
         self.find(topology, place, &mut state)?;
-        self.survey(topology, &mut state)?;
+        self.survey(topology, rules, &mut state)?;
+        self.refuse_tables(topology, &mut state);
         Ok(state)
     }
 
@@ -252,6 +274,20 @@ impl Kernel {
         }
     }
 
+    /// Where a table has the name of wire's and is not wire's, there can be no rules, and so no wire.
+    fn refuse_tables(&mut self, topology: &Topology, state: &mut State) {
+        let taken = state.namespaces.iter().filter(|(_, namespace)| namespace.foreign.table);
+        for name in taken.map(|(name, _)| name.clone()).collect::<Vec<Name>>() {
+            state.namespaces.remove(&name);
+            self.open.remove(&name);
+            if name.is_host() || topology.nodes.contains_key(&name) {
+                let reason =
+                    "its nftables have a table `inet wire` that is not wire's; `nft delete table inet wire` there";
+                state.refused.insert(name, reason.to_owned());
+            }
+        }
+    }
+
     /// Leaves all descriptors to the end of the process, which is near: a thousand namespaces are let go of at once then, and
     /// nobody waits.
     pub fn leave_open(self) {
@@ -295,9 +331,12 @@ fn make_room() {
 
 impl Open {
     fn new(netns: Netns, home: &Netns) -> Result<Open, Error> {
-        let socket = netns.inside(home, Socket::open)??;
+        let open = || Ok::<_, Error>((Socket::open(NETLINK_ROUTE)?, Socket::open(NETLINK_NETFILTER)?));
+        let (socket, netfilter) = netns.inside(home, open)??;
+        let rules = Rules { socket: netfilter, seen: None, generation: 0 };
         let cookie = sys::netns_cookie(socket.as_fd()).context("cannot tell a network namespace from another")?;
         let (ends, strays, settings) = (HashMap::new(), HashMap::new(), BTreeMap::new());
-        Ok(Open { netns, socket, cookie, ends, strays, settings, next_index: 1 })
+        let others = BTreeMap::new();
+        Ok(Open { netns, socket, cookie, ends, strays, settings, others, rules, next_index: 1 })
     }
 }

@@ -15,6 +15,7 @@ use super::sysctl::Sysctls;
 use super::{Held, Kernel, Open};
 use super::{address, route};
 use crate::error::{Context, Error};
+use crate::rules::Rules;
 use crate::state::{End, Marks, Namespace, Route, Setting, State, WHOLE_NAMESPACE};
 use crate::topology::{self, Device, Mac, Name, Topology};
 
@@ -23,12 +24,14 @@ type Wires<'a> = &'a [(&'a topology::Wire, usize)];
 
 impl Kernel {
     /// What all open namespaces hold.
-    pub(super) fn survey(&mut self, topology: &Topology, state: &mut State) -> Result<(), Error> {
+    pub(super) fn survey(&mut self, topology: &Topology, rules: &Rules, state: &mut State) -> Result<(), Error> {
         let survey = Survey {
             home: &self.home,
             marks: MarkTable::of(topology),
             wires: topology.wires_by_node(),
             remembered: &self.remembered,
+            others: others(topology),
+            rules,
             descriptors: self.open.iter().map(|(name, open)| (name.clone(), open.netns.as_fd().as_raw_fd())).collect(),
         };
         // The largest first, so that no thread is left with it alone.
@@ -118,6 +121,9 @@ struct Survey<'a> {
     marks: MarkTable<'a>,
     wires: BTreeMap<&'a Name, Vec<(&'a topology::Wire, usize)>>,
     remembered: &'a Remembered,
+    others: BTreeMap<Name, BTreeSet<Device>>,
+    /// What the rules are to be, so that what is so is not kept twice.
+    rules: &'a Rules<'a>,
     /// The namespaces themselves, held open meanwhile.
     descriptors: HashMap<Name, RawFd>,
 }
@@ -209,6 +215,10 @@ impl Open {
             looked.context(cannot("addresses and routes"))?;
         }
         self.look_at_settings(node, wires, survey, sysctls, &mut namespace)?;
+        let known = survey.rules.known(node);
+        let looked = self.rules.look(known.as_ref()).context(cannot("rules"))?;
+        (namespace.foreign.table, namespace.counts) = (looked.foreign, looked.counts);
+        namespace.table = self.rules.seen.clone();
         Ok(namespace)
     }
 
@@ -288,7 +298,8 @@ impl Open {
         Ok(())
     }
 
-    /// The settings of the whole namespace. Those of the host are not `wire`'s, and a namespace without wires is left alone.
+    /// The settings of the whole namespace, and of the devices that have to forward for a wire. Those of the host as a whole are
+    /// not `wire`'s, and a namespace without wires is left alone.
     fn look_at_settings(
         &mut self,
         node: &Name,
@@ -298,21 +309,44 @@ impl Open {
         namespace: &mut Namespace,
     ) -> Result<(), Error> {
         let remembered = survey.remembered.get(&self.cookie);
-        if node.is_host() || (wires.is_empty() && remembered.is_none()) {
+        if wires.is_empty() && remembered.is_none() {
             return Ok(());
         }
         let ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
+        let mut others = survey.others.get(node).cloned().unwrap_or_default();
+        others.extend(Device::new("all"));
+        let known =
+            remembered.into_iter().flatten().filter_map(|(path, value)| Some((Setting::of_path(path)?, *value)));
+        // An end has its own say, and what was remembered of it went along with the whole namespace.
+        let an_end = |device: &Device| namespace.ends.values().any(|end| end.device == *device);
+        let known: Vec<_> = known.filter(|((device, _), _)| device.as_str() != "all" && !an_end(device)).collect();
+        for (place, value) in known {
+            others.insert(place.0.clone());
+            namespace.others_remembered.insert(place, value);
+        }
         let read = || {
-            let mut seen = BTreeMap::new();
-            if let Ok(conf) = sysctls.conf(false) {
-                seen.extend(WHOLE_NAMESPACE.iter().filter_map(|s| Some((*s, conf.read("all", *s)?))));
+            let (mut seen, mut beside) = (BTreeMap::new(), BTreeMap::new());
+            for (conf, is_ipv6) in [(sysctls.conf(false), false), (sysctls.conf(true), true)] {
+                let Ok(conf) = conf else { continue };
+                if is_ipv6 && !ipv6 {
+                    continue;
+                }
+                let forwarding = if is_ipv6 { Setting::ForceForwarding6 } else { Setting::Forwarding };
+                for device in &others {
+                    beside
+                        .extend(conf.read(device.as_str(), forwarding).map(|now| ((device.clone(), forwarding), now)));
+                }
+                let whole: &[Setting] = if is_ipv6 { &[Setting::Forwarding6] } else { &WHOLE_NAMESPACE };
+                seen.extend(whole.iter().filter_map(|s| Some((*s, conf.read("all", *s)?))));
             }
-            if ipv6 && let Ok(conf) = sysctls.conf(true) {
-                seen.extend(conf.read("all", Setting::Forwarding6).map(|value| (Setting::Forwarding6, value)));
-            }
-            seen
+            (seen, beside)
         };
-        self.settings = self.netns.inside(survey.home, read)?;
+        (self.settings, self.others) = self.netns.inside(survey.home, read)?;
+        namespace.others = self.others.clone();
+        if node.is_host() {
+            self.settings.clear();
+            return Ok(());
+        }
         namespace.settings = self.settings.clone();
         if let Some(remembered) = remembered {
             let known = WHOLE_NAMESPACE.into_iter().chain([Setting::Forwarding6]);
@@ -320,6 +354,18 @@ impl Open {
         }
         Ok(())
     }
+}
+
+/// By node, the devices that are no wire's and may have to forward for one: a host's uplinks; a hub's tunnel, and what devices
+/// take after that are yet to come.
+fn others(topology: &Topology) -> BTreeMap<Name, BTreeSet<Device>> {
+    let on = topology.wires.iter().flat_map(|wire| &wire.publish).filter_map(|publish| publish.on.clone());
+    let uplinks = topology.host.uplinks.iter().cloned().chain(on);
+    let tunnels = topology.hubs.values().filter_map(|hub| {
+        let tunnel = hub.clients.as_ref()?.device.clone();
+        Some((hub.name.clone(), [tunnel].into_iter().chain(Device::new("default")).collect()))
+    });
+    [(Name::host(), uplinks.collect())].into_iter().chain(tunnels).collect()
 }
 
 fn has_address(wires: Wires, name: &Name, address: &IpNetwork) -> bool {

@@ -1,7 +1,7 @@
-//! One route netlink socket: requests in batches, answers as values. It knows the protocol and nothing of wires.
+//! One netlink socket: requests in batches, answers as values. It knows the protocol and nothing of wires.
 //!
-//! rtnetlink handles every message inside `sendmsg`, so when that returns all answers are already queued. Without `NLM_F_ACK`
-//! only refusals appear: send, then receive until there is nothing more, is the whole protocol and needs no runtime.
+//! rtnetlink and nfnetlink handle every message inside `sendmsg`, so when that returns all answers are already queued. Without
+//! `NLM_F_ACK` only refusals appear: send, then receive until there is nothing more, is the whole protocol and needs no runtime.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,8 +11,9 @@ use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NlaBuffer,
     NlasIterator,
 };
-use netlink_sys::protocols::NETLINK_ROUTE;
+pub use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::error::{Context, Error};
 
@@ -59,7 +60,7 @@ fn refusal(error: &std::io::Error) -> Refusal {
 
 /// One message for the kernel, all but its header's running number.
 pub struct Request {
-    /// `RTM_*` (linux/rtnetlink.h).
+    /// `RTM_*` (linux/rtnetlink.h), or as `nfnl` makes it.
     pub kind: u16,
     /// Beside `NLM_F_REQUEST`.
     pub flags: u16,
@@ -91,6 +92,11 @@ impl Batch {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
+    /// All its requests as they are sent.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The requests from the first that has not been sent on, as many as go at once, and where their bytes end.
     fn piece(&self, first: usize) -> (&[(usize, usize)], usize) {
         let from = self.requests[first].1;
@@ -114,11 +120,11 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    /// A socket of the namespace that the calling thread is in, for good.
-    pub fn open() -> Result<Socket, Error> {
+    /// A socket of the namespace that the calling thread is in, for good. `protocol` is a `NETLINK_*` (linux/netlink.h).
+    pub fn open(protocol: isize) -> Result<Socket, Error> {
         let open = || -> std::io::Result<netlink_sys::Socket> {
             // It is bound by its first message, and listens to no group.
-            let socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+            let socket = netlink_sys::Socket::new(protocol)?;
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
             // Filters of dump requests are ignored without it.
@@ -142,35 +148,70 @@ impl Socket {
         while sent < batch.requests.len() {
             let (piece, end) = batch.piece(sent);
             let piece = piece.to_vec();
-            let first = self.number(piece.len());
-            for (number, (_, start)) in (first..).zip(&piece) {
-                batch.bytes[start + 8..start + 12].copy_from_slice(&number.to_ne_bytes());
-            }
-            let tag = |number: u32| piece.get(number.wrapping_sub(first) as usize).map(|(tag, _)| *tag);
-            match self.piece(&batch.bytes[piece[0].1..end], tag, &mut answer) {
-                Ok(some) => refused.extend(some),
+            let (some, lost) = self.piece(&mut batch.bytes[..end], &piece, &mut answer);
+            match lost {
+                None => refused.extend(some),
                 // Nothing was sent, or the answers were lost: what became of it is not known.
-                Err(refusal) => refused.extend(piece.iter().map(|(tag, _)| (*tag, refusal.clone()))),
+                Some(refusal) => refused.extend(piece.iter().map(|(tag, _)| (*tag, refusal.clone()))),
             }
             sent += piece.len();
         }
         refused
     }
 
+    /// Sends the whole batch at once, whatever its size, for it is one transaction: all of it is done or nothing. Returns the
+    /// refusals with their tags, in order; EMSGSIZE of the first tag where the batch is larger than what this process may send
+    /// at once (`net.core.wmem_max`).
+    pub fn transact(&self, batch: Batch) -> Vec<(usize, Refusal)> {
+        let Batch { mut bytes, requests } = batch;
+        let Some((first, _)) = requests.first().copied() else { return Vec::new() };
+        if bytes.len() > BATCH {
+            // The kernel doubles what it is told. Where the limit is not for us to pass, it gives what the limit allows.
+            let _ = setsockopt(self, sockopt::SndBufForce, &bytes.len())
+                .or_else(|_| setsockopt(self, sockopt::SndBuf, &bytes.len()));
+        }
+        let (refused, lost) = self.piece(&mut bytes, &requests, &mut |_, _| {});
+        match lost {
+            // Where some refusals were lost, the others are reason enough.
+            Some(refusal) if refused.is_empty() => vec![(first, refusal)],
+            _ => refused,
+        }
+    }
+
+    /// Sends these requests, which are the last of the bytes. Returns the refusals with their tags, and why there may have been
+    /// more.
     fn piece(
         &self,
-        bytes: &[u8],
-        tag: impl Fn(u32) -> Option<usize>,
+        bytes: &mut [u8],
+        piece: &[(usize, usize)],
         answer: &mut impl FnMut(usize, Answer),
-    ) -> Result<Vec<(usize, Refusal)>, Refusal> {
-        self.write(bytes).map_err(|error| refusal(&error))?;
+    ) -> (Vec<(usize, Refusal)>, Option<Refusal>) {
         let mut refused = Vec::new();
+        let mut lost = None;
+        let Some((_, start)) = piece.first().copied() else { return (refused, lost) };
+        let first = self.number(piece.len());
+        for (number, (_, start)) in (first..).zip(piece) {
+            bytes[start + 8..start + 12].copy_from_slice(&number.to_ne_bytes());
+        }
+        let tag = |number: u32| piece.get(number.wrapping_sub(first) as usize).map(|(tag, _)| *tag);
+        if let Err(error) = self.write(&bytes[start..]) {
+            return (refused, Some(refusal(&error)));
+        }
         let mut buffer = Vec::with_capacity(ANSWER);
         loop {
             match self.read(&mut buffer, libc::MSG_DONTWAIT) {
                 Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(refused),
-                Err(error) => return Err(refusal(&error)),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return (refused, lost),
+                Err(error) => {
+                    let refusal = refusal(&error);
+                    // Said once, before the answers for which there was room.
+                    let more = refusal.errno == Errno::ENOBUFS && lost.is_none();
+                    lost = Some(refusal);
+                    if more {
+                        continue;
+                    }
+                    return (refused, lost);
+                }
             }
             for (header, payload) in messages(&buffer) {
                 let Some(tag) = tag(header.sequence_number) else { continue };
@@ -238,6 +279,14 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// Reads once what the kernel sends without being asked. EAGAIN: there is nothing; ENOBUFS: there was more than fits.
+    pub fn receive(&self, mut each: impl FnMut(Answer)) -> Result<(), Errno> {
+        let mut buffer = Vec::with_capacity(ANSWER);
+        self.read(&mut buffer, libc::MSG_DONTWAIT).map_err(|error| refusal(&error).errno)?;
+        messages(&buffer).for_each(|(header, payload)| each((header.message_type, payload)));
+        Ok(())
     }
 
     fn write(&self, bytes: &[u8]) -> std::io::Result<()> {

@@ -669,7 +669,15 @@ fn every_flow_is_a_sentence_in_the_order_of_the_file() {
     private.clients = Some(Clients { prefix: "10.100.0.0/24".parse().unwrap(), device: Device::new("wg0").unwrap() });
     private.wireguard = None;
     house.host.block = Some(name("banned"));
-    let banned = Set { name: name("banned"), elements: vec![], file: None, dns: vec![], interval: None, place: at(80) };
+    let banned = Set {
+        name: name("banned"),
+        elements: vec![],
+        file: None,
+        dns: vec![],
+        interval: None,
+        private: false,
+        place: at(80),
+    };
     house.sets.insert(name("banned"), banned);
     let sentences = sentences(&house);
     let lines: Vec<_> = sentences.iter().map(|(line, _)| *line).collect();

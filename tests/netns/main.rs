@@ -10,6 +10,7 @@ mod host;
 mod ipv6;
 mod lab;
 mod podman;
+mod render;
 mod repair;
 mod script;
 mod strangers;

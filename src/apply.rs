@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use crate::desired;
 use crate::error::Error;
-use crate::kernel::run::RunDirectory;
+use crate::kernel::run::{Lock, RunDirectory};
 use crate::kernel::{self, Kernel, Where};
 use crate::plan::{self, Change, Plan};
 use crate::report::Report;
 use crate::rules::Rules;
+use crate::sets::{self, Sets};
 use crate::state::State;
 use crate::target::Scope;
 use crate::topology::{Name, Topology};
@@ -17,17 +18,21 @@ use crate::voice::{Progress, Voice};
 /// A container may come back in a new namespace while it is wired: then what is left is done once more, a few times.
 const ROUNDS: usize = 4;
 
+/// Waits for this run's turn to change anything.
+pub fn lock(voice: &Voice) -> Result<Lock, Error> {
+    kernel::may("wire network namespaces", &[kernel::ENTER, kernel::CHANGE])?;
+    RunDirectory::open()?.lock(|| voice.say("waiting for another run of wire to end"))
+}
+
 /// Makes the kernel what is wanted, and looks again: what is not so then has failed, whatever the kernel answered before.
 pub fn change(
     voice: &Voice,
     rules: &Rules,
     scope: &Scope,
+    _lock: &Lock,
     want: impl Fn(&State) -> State,
 ) -> Result<(Report, State), Error> {
-    kernel::may("wire network namespaces", &[kernel::ENTER, kernel::CHANGE])?;
-    let run = RunDirectory::open()?;
-    let _lock = run.lock(|| voice.say("waiting for another run of wire to end"))?;
-    let mut kernel = Kernel::open(Some(run))?;
+    let mut kernel = Kernel::open(Some(RunDirectory::open()?))?;
     let mut report = Report::default();
     let mut refused: Vec<(Change, String)> = Vec::new();
     let mut round = 0;
@@ -57,6 +62,21 @@ pub fn change(
         report.done.extend(plan.changes.into_iter().map(Change::without_table));
         kernel.find_again(rules.topology())?;
         round += 1;
+    }
+}
+
+/// Gives the namespaces that use them the elements of sets as they are now, and touches nothing else of their rules.
+pub fn elements(voice: &Voice, topology: &Topology, changed: &Sets, lock: &Lock) -> Result<(), Error> {
+    let ranges = sets::ranges(changed);
+    let rules = Rules::of(topology, &ranges);
+    let scope = Scope::everything(topology);
+    let (report, _) = change(voice, &rules, &scope, lock, |seen| desired::refilled(&rules, changed.keys(), seen))?;
+    match report.failed.first() {
+        Some((change, error)) => {
+            Err(Error::failed(format!("the kernel's sets are not as they are to be: {change}: {error}"))
+                .hint("running it again is safe"))
+        }
+        None => Ok(()),
     }
 }
 

@@ -83,10 +83,17 @@ pub enum Command {
         #[arg(value_name = "B[:PROTO/PORT]")]
         to: String,
     },
-    /// Print what would be installed, from the file alone
+    /// Print packets as they are denied (and those of flows with `log = true`), each with the line that would allow it
+    Log(Targets),
+    /// Print what would be installed
     Render {
         #[command(subcommand)]
         what: Render,
+    },
+    /// Edit an address set at run time
+    Set {
+        #[command(subcommand)]
+        verb: SetVerb,
     },
     /// Build the whole topology in throw-away namespaces and audit it there; needs no root and no containers
     Lab {
@@ -109,6 +116,37 @@ pub enum Render {
     Nft {
         #[arg(value_name = "NODE")]
         node: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SetVerb {
+    /// Add addresses and prefixes; without --for they stay until they are deleted, over a reboot too
+    Add {
+        #[arg(value_name = "NAME")]
+        set: String,
+        #[arg(value_name = "ADDR", required = true)]
+        addresses: Vec<String>,
+        /// How long they stay: `30s`, `5m`, `1h`, `1d`
+        #[arg(long = "for", value_name = "DURATION")]
+        term: Option<String>,
+    },
+    /// Delete what was added
+    Del {
+        #[arg(value_name = "NAME")]
+        set: String,
+        #[arg(value_name = "ADDR", required = true)]
+        addresses: Vec<String>,
+    },
+    /// List a set, one element a line, with where it comes from and how long it stays
+    List {
+        #[arg(value_name = "NAME")]
+        set: String,
+    },
+    /// Read files and look up names again; of all sets where none is named
+    Refresh {
+        #[arg(value_name = "NAME")]
+        sets: Vec<String>,
     },
 }
 

@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod kernel;
 mod lab;
+mod log;
 mod near;
 mod nft;
 mod parse;
@@ -15,7 +16,10 @@ mod plan;
 mod render;
 mod report;
 mod rules;
+mod sets;
 mod state;
+#[allow(dead_code, reason = "waits for what reads the sets of wires in audit mode")]
+mod suggest;
 mod target;
 mod topology;
 mod voice;
@@ -28,7 +32,9 @@ use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command};
 use error::{Error, Exit, Fault};
+use kernel::run::Lock;
 use rules::{Ranges, Rules};
+use sets::{Sets, ranges};
 use state::State;
 use target::Scope;
 use topology::{Name, Topology};
@@ -81,7 +87,12 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Down(targets) => down(voice, &topology, &scope(targets)?)?,
         Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
+        Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
         Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
+        Command::Set { verb } => {
+            let push = |changed: &Sets, lock: &Lock| apply::elements(voice, &topology, changed, lock);
+            sets::run(voice, &path, &topology, verb, push)?
+        }
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
         Command::Number | Command::Completions { .. } | Command::Man => Exit::Done,
     };
@@ -145,7 +156,7 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
         Some(node) => Scope::of(topology, &[format!("node:{node}")])?.nodes,
         None => desired::namespaces(topology),
     };
-    let ranges = Ranges::new();
+    let ranges = ranges(&sets::look(voice, topology)?);
     let tables = render::nft(&Rules::of(topology, &ranges), &nodes);
     if voice.json {
         let tables = tables.iter().map(|(node, text)| (node.to_string(), text.as_str().into()));
@@ -162,7 +173,7 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
 
 /// What is wanted, less what is.
 fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let ranges = Ranges::new();
+    let ranges = ranges(&sets::look(voice, topology)?);
     let rules = Rules::of(topology, &ranges);
     let seen = apply::look(&rules, scope)?;
     let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
@@ -171,7 +182,7 @@ fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error
 }
 
 fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
-    let ranges = Ranges::new();
+    let ranges = ranges(&sets::look(voice, topology)?);
     let rules = Rules::of(topology, &ranges);
     let seen = apply::look(&rules, scope)?;
     let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
@@ -181,10 +192,12 @@ fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Erro
 }
 
 fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {
-    let ranges = Ranges::new();
+    let answers = sets::ask(topology.sets.values());
+    let lock = apply::lock(voice)?;
+    let ranges = ranges(&sets::renewed(voice, topology, &answers, &lock)?);
     let rules = Rules::of(topology, &ranges);
     let want = |seen: &State| desired::up(topology, &rules, scope, seen);
-    let (report, seen) = apply::change(voice, &rules, scope, want)?;
+    let (report, seen) = apply::change(voice, &rules, scope, &lock, want)?;
     voice.report(&report, "up");
     let named = |name: &&Name| scope.named.contains(*name);
     let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));
@@ -203,7 +216,8 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
 fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
     let ranges = Ranges::new();
     let rules = Rules::of(topology, &ranges);
-    let (report, _) = apply::change(voice, &rules, scope, |seen| desired::down(scope, seen))?;
+    let lock = apply::lock(voice)?;
+    let (report, _) = apply::change(voice, &rules, scope, &lock, desired::down)?;
     voice.report(&report, "down");
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }

@@ -299,7 +299,13 @@ pub struct Element {
 
 impl PartialEq for Element {
     fn eq(&self, other: &Element) -> bool {
-        self.leads_to == other.leads_to && self.expires.is_some() == other.expires.is_some()
+        // What is left runs down between two looks, and the kernel's clock stands still while a machine sleeps.
+        let near = |a: u64, b: u64| a.abs_diff(b) <= 5 + a.max(b) / 64;
+        self.leads_to == other.leads_to
+            && match (self.expires, other.expires) {
+                (Some(a), Some(b)) => near(a, b),
+                (a, b) => a == b,
+            }
     }
 }
 

@@ -323,8 +323,13 @@ impl<'a> Rules<'a> {
         self.topology.is_leaf(far.as_str()) && first.is_some_and(|(first, _)| first.name == wire.name)
     }
 
+    /// The elements of a set of a table.
+    pub fn elements(&self, set: &str) -> BTreeMap<Key, Element> {
+        elements(&self.ranges(set).unwrap_or_default())
+    }
+
     /// The ranges of a set of a table, as the rules use them.
-    pub fn ranges(&self, set: &str) -> Option<Vec<Range>> {
+    fn ranges(&self, set: &str) -> Option<Vec<Range>> {
         for ipv4 in [true, false] {
             if *set == of_family(PRIVATE, ipv4) {
                 return Some(private(ipv4));
@@ -547,7 +552,7 @@ impl<'a> Draft<'_, 'a> {
                 let set = Among::Named(inside.into());
                 list.push(Rule::new().address_in(Side::Source, pair.ipv4, set, false).goto(&denied(wire)));
             }
-            list.push(by_state(&denied(wire)));
+            list.extend(by_state(&denied(wire)));
             for opening in &openings {
                 let on: Vec<&Device> = match &opening.on {
                     Some(device) => vec![device],
@@ -587,7 +592,7 @@ impl<'a> Draft<'_, 'a> {
             list.push(Rule::new().address(Side::Destination, Compare::Different, &own).goto(&end));
             list.extend(self.strangers(wire, side, pair.ipv4, anybody, &end));
         }
-        list.push(by_state(&end));
+        list.extend(by_state(&end));
         for opening in rules.into(wire, side) {
             list.extend(self.open(&opening, None, Verdict::Accept));
         }
@@ -604,7 +609,7 @@ impl<'a> Draft<'_, 'a> {
             let own = IpNetwork::from(pair.own);
             list.push(Rule::new().address(Side::Source, Compare::Different, &own).goto(&end));
         }
-        list.push(by_state(&end));
+        list.extend(by_state(&end));
         for opening in rules.out_of(wire, side) {
             list.extend(self.open(&opening, None, Verdict::Accept));
         }
@@ -669,7 +674,7 @@ impl<'a> Draft<'_, 'a> {
             let far = IpNetwork::from(pair.far);
             list.push(Rule::new().address(Side::Source, Compare::Different, &far).goto(&denied(wire)));
         }
-        list.push(by_state(&denied(wire)));
+        list.extend(by_state(&denied(wire)));
         let openings = rules.outwards(wire, side);
         let watched = wire.mode == Mode::Audit && rules.speaks(&wire.far(side).node);
         if openings.is_empty() && !watched {
@@ -705,7 +710,7 @@ impl<'a> Draft<'_, 'a> {
             let set = Among::Named(inside.into());
             list.push(Rule::new().address_in(Side::Source, pair.ipv4, set, false).goto(&denied(wire)));
         }
-        list.push(by_state(&denied(wire)));
+        list.extend(by_state(&denied(wire)));
         for opening in self.rules.handed_through(&wire.ends[side].node) {
             list.extend(self.open(&opening, None, Verdict::Accept));
         }
@@ -735,8 +740,8 @@ impl<'a> Draft<'_, 'a> {
                 .address(Side::Source, Compare::Different, &clients.prefix)
                 .goto(NOBODY),
             Rule::new().family(!clients.prefix.is_ipv4()).goto(NOBODY),
-            by_state(NOBODY),
         ];
+        list.extend(by_state(NOBODY));
         if !leads.is_empty() {
             self.map("clients", leads);
             list.push(Rule::new().dispatch(Way::Out, "clients"));
@@ -1033,13 +1038,14 @@ fn end(wire: Option<&Wire>) -> [Rule; 2] {
     }
 }
 
-/// Answers pass, and errors that belong to a connection; what belongs to none is denied.
-fn by_state(end: &str) -> Rule {
-    Rule::new().by_state([
-        (ESTABLISHED, Verdict::Accept),
-        (RELATED, Verdict::Jump("related".into())),
-        (INVALID, Verdict::Goto(end.into())),
-    ])
+/// Answers pass, and errors that belong to a connection; what belongs to none is denied. Three rules and no map: the kernel
+/// takes long to name a set of its own in each of a thousand chains, and most packets are answers.
+fn by_state(end: &str) -> [Rule; 3] {
+    [
+        Rule::new().state(ESTABLISHED).accept(),
+        Rule::new().state(RELATED).jump("related"),
+        Rule::new().state(INVALID).goto(end),
+    ]
 }
 
 /// Of what conntrack takes for related, errors of ICMP alone (RFC 792, RFC 4443): no helper opens a port.
@@ -1148,6 +1154,11 @@ fn private(ipv4: bool) -> Vec<Range> {
         false => &["::/8", "fc00::/7", "fe80::/9", "ff00::/8"],
     };
     networks.iter().filter_map(|text| text.parse().ok()).map(|network: IpNetwork| range(&network)).collect()
+}
+
+/// Whether egress reaches it without naming it.
+pub fn is_public(address: IpAddr) -> bool {
+    !private(address.is_ipv4()).iter().any(|(first, last, _)| (*first..=*last).contains(&address))
 }
 
 fn range(network: &IpNetwork) -> Range {

@@ -27,6 +27,8 @@ pub struct State {
 pub struct Namespace {
     /// The ends of wires, by wire.
     pub ends: BTreeMap<Name, End>,
+    /// Whether wires end here that are out of a command's scope. Only ever seen.
+    pub beyond: bool,
     /// Settings of the whole namespace (`conf/all`); empty at the host, which is not `wire`'s to set.
     pub settings: BTreeMap<Setting, i32>,
     /// What those were before `wire` changed them.

@@ -44,9 +44,9 @@ impl Kernel {
     }
 
     /// Takes rules away, after the cables.
-    pub(super) fn unload(&mut self, changes: &[Change]) -> Vec<(usize, String)> {
+    pub(super) fn unload<'c>(&mut self, changes: impl Iterator<Item = (usize, &'c Change)>) -> Vec<(usize, String)> {
         let mut refused = Vec::new();
-        for (i, change) in changes.iter().enumerate().filter(|(_, change)| change.action == Action::Unload) {
+        for (i, change) in changes.filter(|(_, change)| change.action == Action::Unload) {
             let Some(open) = self.open.get_mut(&change.node) else { continue };
             if let Err(error) = open.rules.change(None) {
                 refused.push((i, format!("the rules of {} could not be removed: {error}", change.node)));

@@ -9,6 +9,7 @@ pub mod lab;
 mod link;
 mod load;
 mod netns;
+pub mod nflog;
 mod nfnl;
 mod nft;
 #[allow(dead_code, reason = "for the rules of `up`")]
@@ -21,6 +22,7 @@ mod rtm;
 pub mod run;
 mod share;
 mod socket;
+pub mod store;
 mod sys;
 mod sysctl;
 mod user;

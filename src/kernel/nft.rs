@@ -166,6 +166,7 @@ fn dump<T>(
 }
 
 /// Makes of what was seen what is wanted, in one step and by as little as that takes: what is right stays and keeps its counts.
+/// Only of a table that is ours, and of the generation in which it was seen.
 pub fn change(socket: &Socket, seen: Option<&Table>, wanted: Option<&Table>, generation: u32) -> Result<(), Failed> {
     let mut transaction = Transaction::begin(generation);
     match (seen, wanted) {
@@ -177,7 +178,7 @@ pub fn change(socket: &Socket, seen: Option<&Table>, wanted: Option<&Table>, gen
         return Ok(());
     }
     let (batch, about) = transaction.end();
-    let bytes = batch.size();
+    let bytes = batch.bytes().len();
     let Some((tag, refusal)) = socket.transact(batch).into_iter().next() else { return Ok(()) };
     let about = about.into_iter().nth(tag).unwrap_or(About::Table);
     Err(match (refusal.errno, about) {

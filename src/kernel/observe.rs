@@ -314,9 +314,13 @@ impl Open {
         }
         let ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
         let mut others = survey.others.get(node).cloned().unwrap_or_default();
+        others.extend(Device::new("all"));
         let known =
             remembered.into_iter().flatten().filter_map(|(path, value)| Some((Setting::of_path(path)?, *value)));
-        for (place, value) in known.filter(|((device, _), _)| device.as_str() != "all") {
+        // An end has its own say, and what was remembered of it went along with the whole namespace.
+        let an_end = |device: &Device| namespace.ends.values().any(|end| end.device == *device);
+        let known: Vec<_> = known.filter(|((device, _), _)| device.as_str() != "all" && !an_end(device)).collect();
+        for (place, value) in known {
             others.insert(place.0.clone());
             namespace.others_remembered.insert(place, value);
         }
@@ -352,15 +356,14 @@ impl Open {
     }
 }
 
-/// By node, the devices that are no wire's and may have to forward for one: a host's uplinks, and whether it forwards as a
-/// whole; a hub's tunnel, and what devices take after that are yet to come.
+/// By node, the devices that are no wire's and may have to forward for one: a host's uplinks; a hub's tunnel, and what devices
+/// take after that are yet to come.
 fn others(topology: &Topology) -> BTreeMap<Name, BTreeSet<Device>> {
-    let word = |words: &[&str]| words.iter().filter_map(|word| Device::new(word)).collect::<Vec<Device>>();
     let on = topology.wires.iter().flat_map(|wire| &wire.publish).filter_map(|publish| publish.on.clone());
-    let uplinks = topology.host.uplinks.iter().cloned().chain(on).chain(word(&["all"]));
+    let uplinks = topology.host.uplinks.iter().cloned().chain(on);
     let tunnels = topology.hubs.values().filter_map(|hub| {
         let tunnel = hub.clients.as_ref()?.device.clone();
-        Some((hub.name.clone(), [tunnel].into_iter().chain(word(&["default"])).collect()))
+        Some((hub.name.clone(), [tunnel].into_iter().chain(Device::new("default")).collect()))
     });
     [(Name::host(), uplinks.collect())].into_iter().chain(tunnels).collect()
 }

@@ -580,6 +580,40 @@ fn a_large_set_is_loaded_and_changed() {
     });
 }
 
+/// An element that has gone by itself is not seen, and can be put back beside what the kernel still keeps of it.
+#[test]
+fn what_has_expired_is_gone_and_can_come_back() {
+    use std::time::{Duration, Instant};
+    alone("what_has_expired_is_gone_and_can_come_back", || {
+        let socket = socket();
+        let mut wanted = broad();
+        let set = |wanted: &mut Table, expires| {
+            let elements = [
+                (range("10.0.0.0", "10.0.0.9"), Element::default()),
+                (range("10.0.0.10", "10.0.0.20"), Element { expires, leads_to: None }),
+                (range("10.0.0.21", "10.0.0.30"), Element::default()),
+                (range("250.0.0.0", "255.255.255.255"), Element { expires, leads_to: None }),
+            ];
+            wanted.sets.get_mut("set.x").expect("it is there").elements = elements.into();
+        };
+        set(&mut wanted, Some(1));
+        load(&socket, Some(&wanted));
+        assert_eq!(table(&socket), wanted);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while table(&socket).sets["set.x"].elements.len() > 2 {
+            assert!(Instant::now() < deadline, "it never goes");
+            std::thread::yield_now();
+        }
+        set(&mut wanted, Some(3600));
+        load(&socket, Some(&wanted));
+        let found = table(&socket);
+        assert_eq!(found, wanted);
+        let left = |key| found.sets["set.x"].elements[&key].expires;
+        assert!(left(range("10.0.0.10", "10.0.0.20")).is_some_and(|left| (3000..=3600).contains(&left)));
+        assert_eq!(left(range("10.0.0.0", "10.0.0.9")), None);
+    });
+}
+
 /// Whatever the comment and the prefix: they come back as they were, as long as they are not too long.
 #[test]
 fn words_are_kept_as_they_are() {
@@ -815,4 +849,49 @@ fn any_table_takes_the_place_of_any_other() {
             panic!("{error}");
         }
     });
+}
+
+/// Whatever bytes come in place of a message: they are read as something or as nothing, and nothing panics.
+#[test]
+fn any_bytes_can_be_read() {
+    use proptest::prelude::*;
+    let read = |bytes: &[u8]| {
+        let mut anonymous = HashMap::new();
+        decode::head(bytes);
+        let _ = (decode::generation(bytes), decode::chain(bytes), decode::object(bytes), decode::flow_table(bytes));
+        let _ = decode::rule(bytes, &mut anonymous);
+        let elements = || decode::elements(bytes).unwrap_or_default();
+        if let Ok(Some(SeenSet { mut set, .. })) = decode::set(bytes) {
+            decode::fill(&mut set, elements());
+        }
+        for (interval, key) in [(true, vec![Type::Ipv4]), (false, vec![Type::Ipv6, Type::Service])] {
+            decode::fill(&mut Set { key, interval, ..Set::default() }, elements());
+        }
+    };
+    // The real messages of a table, cut off and with bytes of them changed.
+    let mut messages = Vec::new();
+    let mut transaction = Transaction::begin(1);
+    steps(&mut transaction, None, &broad());
+    let bytes = transaction.end().0;
+    let mut rest = bytes.bytes();
+    while let Some(length) = rest.get(..4).map(|length| u32::from_ne_bytes(length.try_into().expect("four bytes"))) {
+        let (message, more) = rest.split_at((length as usize).next_multiple_of(4));
+        messages.push(message[20..].to_vec());
+        rest = more;
+    }
+    assert!(messages.len() > 40);
+    proptest!(|(which in 0..messages.len(), end in 0..4000_usize, changes in prop::collection::vec((any::<usize>(), any::<u8>()), 0..6))| {
+        let mut message = messages[which].clone();
+        if end < 2000 {
+            message.truncate(end);
+        }
+        for (place, byte) in changes {
+            let length = message.len().max(1);
+            if let Some(there) = message.get_mut(place % length) {
+                *there = byte;
+            }
+        }
+        read(&message);
+    });
+    proptest!(|(bytes in prop::collection::vec(any::<u8>(), 0..200))| read(&bytes));
 }

@@ -184,8 +184,9 @@ impl Maker {
                 let name = self.name("set", nth);
                 let dns = self.some(|m| format!("d{}.example.net", m.below(9)));
                 let interval = if dns.is_empty() { None } else { self.maybe(|m| 1 + m.below(100_000) as u64) };
+                let private = !dns.is_empty() && self.chance(2);
                 let file = self.maybe(|_| "/var/lib/wire/a file".to_owned());
-                (name.clone(), Set { name, elements: self.some(Maker::network), file, dns, interval, place })
+                (name.clone(), Set { name, elements: self.some(Maker::network), file, dns, interval, private, place })
             })
             .collect();
         self.sets = sets.keys().cloned().collect();
@@ -639,6 +640,7 @@ fn written(topology: &Topology, tables: bool) -> String {
         keys.put("file", set.file.as_ref().map(quoted));
         keys.put("dns", (!set.dns.is_empty()).then(|| list(set.dns.iter().map(quoted))));
         keys.put("interval", set.interval.map(|seconds| quoted(format!("{seconds}s"))));
+        keys.put("private", set.private.then(|| "true".to_owned()));
         text += &keys.table(&format!("[set.{}]", quoted(&set.name)));
     }
 

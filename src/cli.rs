@@ -95,7 +95,7 @@ pub enum Command {
     Log(Targets),
     /// Turn what wires in audit mode let pass into flows to write
     Suggest,
-    /// Print what would be installed, from the file alone
+    /// Print what would be installed
     Render {
         #[command(subcommand)]
         what: Render,

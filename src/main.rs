@@ -158,7 +158,7 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
         Some(node) => Scope::of(topology, &[format!("node:{node}")])?.nodes,
         None => desired::namespaces(topology),
     };
-    let ranges = Ranges::new();
+    let ranges = ranges(&sets::look(voice, topology)?);
     let tables = render::nft(&Rules::of(topology, &ranges), &nodes);
     if voice.json {
         let tables = tables.iter().map(|(node, text)| (node.to_string(), text.as_str().into()));
@@ -170,12 +170,7 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
     if tables.is_empty() {
         voice.say("the file has nothing to say about what passes there");
     }
-    let unsaid = tables.iter().find(|(_, text)| text.lines().any(|line| line.trim_start().starts_with('#')));
-    match unsaid {
-        Some((node, _)) => Err(Error::failed(format!("nft has no words for some of the rules of `{node}`"))
-            .hint("they are the lines that begin with `#`; `wire up` loads them all the same")),
-        None => Ok(Exit::Done),
-    }
+    Ok(Exit::Done)
 }
 
 /// What is wanted, less what is.

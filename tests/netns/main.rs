@@ -19,6 +19,7 @@ mod packet;
 mod podman;
 mod prober;
 mod prove;
+mod render;
 mod repair;
 mod script;
 mod sets;

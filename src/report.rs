@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Exit, Fault};
-use crate::plan::{Action, Change, Finding, Plan, Waiting};
+use crate::plan::{Action, Change, Finding, Plan, RULES, Waiting};
 use crate::state::{State, Traffic};
 use crate::target::Scope;
 use crate::topology::{Name, Topology, Wire};
@@ -100,7 +100,7 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
                 node: change.node.clone(),
                 wire: difference.wire.clone(),
                 kind: change.action.kind(),
-                message: format!("{}: {}", change.node, difference.what),
+                message: format!("rules of {}: {}", change.node, difference.what),
             }));
             continue;
         }
@@ -116,7 +116,12 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
     for Finding { node, wire, kind, message, .. } in plan.findings.iter().cloned().chain(strangers) {
         deviations.push(Deviation { node, wire, kind, message });
     }
-    let drifting: BTreeSet<&Name> = deviations.iter().filter_map(|deviation| deviation.wire.as_ref()).collect();
+    let mut drifting: BTreeSet<&Name> = deviations.iter().filter_map(|deviation| deviation.wire.as_ref()).collect();
+    // What is wrong with the rules of a node and with no wire's alone is wrong with all of its wires.
+    let rules_of = |deviation: &&Deviation| deviation.wire.is_none() && deviation.kind == RULES;
+    let open: BTreeSet<&Name> = deviations.iter().filter(rules_of).map(|deviation| &deviation.node).collect();
+    let policed = |wire: &&Wire| wire.ends.iter().any(|end| open.contains(&end.node));
+    drifting.extend(topology.wires.iter().filter(policed).map(|wire| &wire.name));
     let waiting: BTreeSet<&Name> = plan.waiting.iter().map(|waiting| &waiting.wire).collect();
     let standing = |wire: &Name| match wire {
         wire if waiting.contains(wire) => Standing::Waiting,

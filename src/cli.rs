@@ -83,6 +83,18 @@ pub enum Command {
         #[arg(value_name = "B[:PROTO/PORT]")]
         to: String,
     },
+    /// Print packets as they are denied (and those of flows with `log = true`), each with the line that would allow it
+    Log(Targets),
+    /// Print what would be installed, from the file alone
+    Render {
+        #[command(subcommand)]
+        what: Render,
+    },
+    /// Edit an address set at run time
+    Set {
+        #[command(subcommand)]
+        verb: SetVerb,
+    },
     /// Build the whole topology in throw-away namespaces and audit it there; needs no root and no containers
     Lab {
         /// The node that the command runs in
@@ -96,6 +108,46 @@ pub enum Command {
     Completions { shell: Shell },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Render {
+    /// The rules of a node, or of all, as `nft -f` loads them
+    Nft {
+        #[arg(value_name = "NODE")]
+        node: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SetVerb {
+    /// Add addresses and prefixes; without --for they stay until they are deleted, over a reboot too
+    Add {
+        #[arg(value_name = "NAME")]
+        set: String,
+        #[arg(value_name = "ADDR", required = true)]
+        addresses: Vec<String>,
+        /// How long they stay: `30s`, `5m`, `1h`, `1d`
+        #[arg(long = "for", value_name = "DURATION")]
+        term: Option<String>,
+    },
+    /// Delete what was added
+    Del {
+        #[arg(value_name = "NAME")]
+        set: String,
+        #[arg(value_name = "ADDR", required = true)]
+        addresses: Vec<String>,
+    },
+    /// List a set, one element a line, with where it comes from and how long it stays
+    List {
+        #[arg(value_name = "NAME")]
+        set: String,
+    },
+    /// Read files and look up names again; of all sets where none is named
+    Refresh {
+        #[arg(value_name = "NAME")]
+        sets: Vec<String>,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -10,15 +10,19 @@ use ipnetwork::IpNetwork;
 use crate::rules::{Circumstances, Rules};
 use crate::state::{self, End, Marks, Namespace, Route, Setting, State, Traffic};
 use crate::target::Scope;
-use crate::topology::{self, Device, Name, Topology, Wire};
+use crate::topology::{self, Device, Name, Node, Topology, Wire};
 
 #[cfg(test)]
 mod tests;
 
 /// The wires in scope as the file says. Of what was seen it asks only which settings the kernel has.
 pub fn up(topology: &Topology, rules: &Rules, scope: &Scope, seen: &State) -> State {
-    let mut wanted = down(scope, seen);
+    let mut wanted = down(seen);
     let ways = Ways::of(topology, rules);
+    // One that may not be touched has no rules either, and that is told even where no wire ends.
+    for name in seen.refused.keys().filter(|name| scope.nodes.contains(*name)) {
+        wanted.namespaces.entry(name.clone()).or_default();
+    }
     for wire in topology.wires.iter().filter(|wire| scope.wires.contains(&wire.name)) {
         for side in 0..2 {
             let namespace = wanted.namespaces.entry(wire.ends[side].node.clone()).or_default();
@@ -42,9 +46,9 @@ pub fn up(topology: &Topology, rules: &Rules, scope: &Scope, seen: &State) -> St
 fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Namespace) {
     let forwarding = rules.forwarding(name);
     let mut circumstances = Circumstances::default();
+    let all = |setting| seen?.others.get(&(Device::new("all")?, setting));
     if let Some(seen) = seen {
         wanted.others.clear();
-        let all = |setting| Device::new("all").and_then(|all| seen.others.get(&(all, setting)));
         let by_itself = all(Setting::Forwarding) == Some(&1);
         for (place @ (device, setting), &now) in &seen.others {
             let is_default = device.as_str() == "default" && !forwarding.devices.is_empty();
@@ -72,18 +76,21 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
     for (wire, end) in &mut wanted.ends {
         let forwards = forwarding.wires.contains(wire);
         end.settings.insert(Setting::Forwarding, i32::from(forwards));
-        let was = seen.and_then(|seen| seen.ends.get(wire)?.settings.get(&Setting::ForceForwarding6));
         let ipv6 = end.settings.get(&Setting::DisableIpv6) == Some(&0);
-        if ipv6 && (forwards || was.is_some()) {
+        if ipv6 && all(Setting::ForceForwarding6).is_some() {
             end.settings.insert(Setting::ForceForwarding6, i32::from(forwards));
         }
     }
-    wanted.table = rules.table(name, &circumstances).map(Into::into);
+    wanted.table = match name.is_host() {
+        true => rules.table(name, &circumstances).map(Arc::new),
+        false => rules.known(name),
+    };
     wanted.openings = Arc::new(rules.openings(name));
 }
 
-/// No wire at all, and every namespace as it was before. What somebody else has set meanwhile stays.
-pub fn down(scope: &Scope, seen: &State) -> State {
+/// No wire at all, and every namespace as it was before, but for the rules of those that other wires end in. What somebody
+/// else has set meanwhile stays.
+pub fn down(seen: &State) -> State {
     let mut wanted = State::default();
     for (name, seen) in &seen.namespaces {
         let ours = whole_namespace(&seen.remembered);
@@ -91,15 +98,34 @@ pub fn down(scope: &Scope, seen: &State) -> State {
         let before = seen.remembered.iter().filter(|(setting, _)| untouched(setting));
         let settings = before.map(|(&setting, &value)| (setting, value)).collect();
         let mut namespace = Namespace { settings, ..Namespace::default() };
-        if scope.everything || scope.nodes.contains(name) {
+        if seen.beyond {
+            namespace.table = seen.table.clone();
+        } else {
             let untouched = |place: &&(Device, Setting)| seen.others.get(place) == Some(&1);
             let before = seen.others_remembered.iter().filter(|(place, _)| untouched(place));
             namespace.others = before.map(|(place, value)| (place.clone(), *value)).collect();
-        } else {
-            // Other wires may still end there, or the file may want some.
-            namespace.table = seen.table.clone();
         }
         wanted.namespaces.insert(name.clone(), namespace);
+    }
+    wanted
+}
+
+/// What was seen, with the elements that these sets of the file have now.
+pub fn refilled<'a>(rules: &Rules, sets: impl Iterator<Item = &'a Name>, seen: &State) -> State {
+    let names: Vec<String> = sets.flat_map(|set| [format!("set.{set}"), format!("set6.{set}")]).collect();
+    let mut wanted = seen.clone();
+    for (node, namespace) in &mut wanted.namespaces {
+        let Some(table) =
+            namespace.table.as_mut().filter(|table| names.iter().any(|name| table.sets.contains_key(&**name)))
+        else {
+            continue;
+        };
+        for name in &names {
+            if let Some(set) = Arc::make_mut(table).sets.get_mut(name.as_str()) {
+                set.elements = rules.elements(name);
+            }
+        }
+        namespace.openings = Arc::new(rules.openings(node));
     }
     wanted
 }
@@ -121,6 +147,7 @@ pub fn narrow(mut seen: State, scope: &Scope) -> State {
             namespace.strays.clear();
         }
         if namespace.ends.len() < before {
+            namespace.beyond = true;
             namespace.remembered.clear();
         }
     }
@@ -172,7 +199,8 @@ pub struct Ways<'a> {
 impl<'a> Ways<'a> {
     pub fn of(topology: &'a Topology, rules: &Rules) -> Ways<'a> {
         // A sharer's egress and forwards are those of the namespace it lives in.
-        let egress = topology.nodes.keys().filter(|node| rules.speaks(topology.namespace_of(node)));
+        let speaks = |node: &&Node| !node.egress.is_empty() || rules.speaks(topology.namespace_of(&node.name));
+        let egress = topology.nodes.values().filter(speaks).map(|node| &node.name);
         let forwarded = topology.hubs.values().flat_map(|hub| &hub.forwards).map(|forward| &forward.to.node);
         let going_out: BTreeSet<&Name> = egress.chain(forwarded).map(|node| topology.namespace_of(node)).collect();
         let mut ways = Ways { topology, out: BTreeMap::new(), to_hub: BTreeMap::new() };

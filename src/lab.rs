@@ -9,7 +9,8 @@ use crate::kernel::lab::{self, Lab, Listeners, Side};
 use crate::near::nearest;
 use crate::plan;
 use crate::report;
-use crate::rules::{Ranges, Rules};
+use crate::rules::Rules;
+use crate::sets;
 use crate::state::State;
 use crate::target::Scope;
 use crate::topology::{HOST, Home, Name, Protocol, Service, Topology};
@@ -55,10 +56,10 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
     }
     listeners.answer();
     let scope = Scope::everything(&topology);
-    let ranges = Ranges::new();
+    let ranges = sets::ranges(&sets::look(voice, &topology)?);
     let rules = Rules::of(&topology, &ranges);
     let want = |seen: &State| desired::up(&topology, &rules, &scope, seen);
-    let (report, seen) = apply::change(voice, &topology, &scope, want)?;
+    let (report, seen) = apply::change(voice, &rules, &scope, &apply::lock(voice)?, want)?;
     if !command.is_empty() && report.is_success() {
         return lab.run(inside.as_ref(), command);
     }

@@ -90,6 +90,15 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
         if again && matches!(change.action, Action::Remove { .. }) {
             continue;
         }
+        if let Action::Load(load) = &change.action {
+            deviations.extend(load.differences.iter().map(|difference| Deviation {
+                node: change.node.clone(),
+                wire: difference.wire.clone(),
+                kind: change.action.kind(),
+                message: format!("{}: {}", change.node, difference.what),
+            }));
+            continue;
+        }
         deviations.push(Deviation {
             node: change.node.clone(),
             wire: change.wire.clone(),
@@ -124,8 +133,8 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
 /// What the counters of both ends have counted.
 fn denied(wire: &Wire, seen: &State) -> u64 {
     let counter = format!("denied.{}", wire.name);
-    let tables = wire.ends.iter().filter_map(|end| seen.namespaces.get(&end.node)?.table.as_ref());
-    tables.filter_map(|table| table.counters.get(counter.as_str())).sum()
+    let here = wire.ends.iter().filter_map(|end| seen.namespaces.get(&end.node));
+    here.filter_map(|namespace| namespace.counts.get(counter.as_str())).sum()
 }
 
 /// The wires whose link is there and has to be made again.
@@ -406,6 +415,15 @@ pub fn answer(answer: &Answer, path: &str, paint: Paint) -> String {
 }
 
 pub fn error(error: &Error, paint: Paint) -> String {
+    headed(&paint.bad("error:"), error)
+}
+
+/// What went wrong and kept nothing from being done.
+pub fn warning(warning: &Error, paint: Paint) -> String {
+    headed(&paint.careful("warning:"), warning)
+}
+
+fn headed(head: &str, error: &Error) -> String {
     let hint = error.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
-    format!("{} {}\n{hint}", paint.bad("error:"), error.message)
+    format!("{head} {}\n{hint}", error.message)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use crate::nft::Table;
+use crate::nft::{Table, Text};
 use crate::rules::Openings;
 use crate::topology::{Device, Mac, Name};
 
@@ -27,6 +27,8 @@ pub struct State {
 pub struct Namespace {
     /// The ends of wires, by wire.
     pub ends: BTreeMap<Name, End>,
+    /// Whether wires end here that are out of a command's scope. Only ever seen.
+    pub beyond: bool,
     /// Settings of the whole namespace (`conf/all`); empty at the host, which is not `wire`'s to set.
     pub settings: BTreeMap<Setting, i32>,
     /// What those were before `wire` changed them.
@@ -38,6 +40,8 @@ pub struct Namespace {
     pub others_remembered: BTreeMap<(Device, Setting), i32>,
     /// The rules.
     pub table: Option<Arc<Table>>,
+    /// What its named counters have counted, in packets. Only ever seen.
+    pub counts: BTreeMap<Text, u64>,
     /// What the rules let begin. Only ever wanted: nobody can tell it from what is seen.
     pub openings: Arc<Openings>,
     /// Devices that carry `wire`'s mark and are no end that could be told.

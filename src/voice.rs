@@ -21,6 +21,7 @@ pub struct Voice {
     pub out: Paint,
     pub err: Paint,
     lost: Cell<bool>,
+    unheard: Cell<bool>,
     spoke: Cell<bool>,
 }
 
@@ -38,6 +39,7 @@ impl Voice {
             out: paint(std::io::stdout().is_terminal()),
             err: paint(std::io::stderr().is_terminal()),
             lost: Cell::new(false),
+            unheard: Cell::new(false),
             spoke: Cell::new(false),
         }
     }
@@ -52,8 +54,14 @@ impl Voice {
                 self.complain(&report::error(&error, self.err));
                 self.lost.set(true);
             }
-            _ => {}
+            Err(_) => self.unheard.set(true),
+            Ok(()) => {}
         }
+    }
+
+    /// Whether what is printed still arrives; what prints without end ends when it does not.
+    pub fn is_heard(&self) -> bool {
+        !self.lost.get() && !self.unheard.get()
     }
 
     /// The exit code of a run whose output all arrived.
@@ -85,6 +93,11 @@ impl Voice {
 
     pub fn say(&self, line: &str) {
         self.remark(&format!("{line}\n"));
+    }
+
+    /// What went wrong and keeps nothing from being done.
+    pub fn warn(&self, warning: &Error) {
+        self.remark(&report::warning(warning, self.err));
     }
 
     pub fn faults(&self, path: &str, text: &str, faults: &[Fault]) -> Exit {

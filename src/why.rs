@@ -8,15 +8,15 @@ mod question;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::topology::{HOST, Name, Service, Topology};
+use crate::topology::{HOST, Name, Protocol, Service, Topology};
 
 use self::denied::{denied, handed_on};
-use self::grant::{Grant, Party};
+use self::grant::{Grant, Party, without_ipv6};
 pub use self::grant::{may_use, opened_by};
 pub use self::question::question;
 
 /// Whether A may reach B.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
     pub allowed: bool,
     pub wire: Option<Name>,
@@ -68,6 +68,11 @@ pub fn answer(topology: &Topology, from: &str, to: &str, service: Option<&Servic
     // What asks for less says more about why it is allowed.
     between.sort_by_key(|grant| grant.conditional);
     if (a, b) == (Party::Outside, Party::Node(HOST)) && handed_on(&grants, service).is_some() {
+        between.clear();
+    }
+
+    // Without IPv6 nothing of it passes, not even where anything may.
+    if service.is_some_and(|service| service.protocol == Protocol::Icmpv6) && without_ipv6(topology, a, b).is_some() {
         between.clear();
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{down, narrow, up};
+use super::{down, narrow};
 use crate::parse;
+use crate::rules::{Ranges, Rules};
 use crate::state::{EVERY_END, End, Namespace, Route, Setting, State, WITH_IPV6};
 use crate::target::Scope;
 use crate::topology::{Device, Name, Topology};
@@ -28,6 +29,10 @@ fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
+fn up(topology: &Topology, scope: &Scope, seen: &State) -> State {
+    super::up(topology, &Rules::of(topology, &Ranges::new()), scope, seen)
+}
+
 fn whole(topology: &Topology) -> State {
     up(topology, &Scope::everything(topology), &State::default())
 }
@@ -36,8 +41,7 @@ fn of<'a>(state: &'a State, node: &str, wire: &str) -> &'a End {
     &state.namespaces[node].ends[wire]
 }
 
-/// All routes that a file asks for, as `NODE WIRE: ROUTE`.
-/// The routes beyond each end's own subnet.
+/// The routes that a file asks for beyond each end's own subnet, as `NODE WIRE: ROUTE`.
 fn routes(topology: &Topology) -> Vec<String> {
     let state = whole(topology);
     let ends =
@@ -228,6 +232,7 @@ fn with_struck_wires() -> (Topology, State) {
         let namespace = state.namespaces.get_mut(node).unwrap();
         namespace.ends.insert(name(struck), end.clone());
         namespace.strays = vec![Device::new("stray").unwrap()];
+        assert!(namespace.table.is_some());
         namespace.remembered = [(Setting::Forwarding, 1)].into();
         namespace.settings = [(Setting::Forwarding, 0)].into();
     }
@@ -258,7 +263,9 @@ fn a_scope_takes_what_ends_there_and_no_more() {
         for node in ["edge", "a", "b"] {
             let (all, here) = (&state.namespaces[node], &narrowed.namespaces[node]);
             // A namespace that keeps a wire keeps the settings that the wire needs.
-            assert_eq!(here.remembered.is_empty(), here.ends.len() < all.ends.len(), "{targets:?}: {node}");
+            let keeps = here.ends.len() < all.ends.len();
+            assert_eq!((here.remembered.is_empty(), here.beyond), (keeps, keeps), "{targets:?}: {node}");
+            assert_eq!(down(&narrowed).namespaces[node].table.is_some(), keeps, "{targets:?}: {node}");
         }
         let wanted = up(&topology, &scope, &narrowed);
         let asked = wanted.namespaces.values().flat_map(|here| here.ends.keys());

@@ -13,6 +13,9 @@ use super::socket::{Answer, Batch, Refusal, Request, Socket};
 const NEW: u8 = 0;
 const GET: u8 = 1;
 const DELETE: u8 = 2;
+const GET_STATS: u8 = 5;
+/// `CTA_STATS_GLOBAL_ENTRIES`.
+const ENTRIES: u16 = 1;
 
 /// `CTA_*`: attributes of an entry.
 const TUPLE_ORIG: u16 = 1;
@@ -92,6 +95,22 @@ struct Key {
     tuple: Vec<u8>,
     zone: Option<Vec<u8>>,
     id: Vec<u8>,
+}
+
+/// How many connections the namespace remembers. Cheap, where a list is not: the kernel goes through the table of all namespaces
+/// for it, which takes milliseconds.
+pub fn count(socket: &Socket) -> Result<u32, Refusal> {
+    let mut batch = Batch::default();
+    batch.push(0, &nfnl::request(CTNETLINK, GET_STATS, 0, libc::AF_UNSPEC as u8, 0, &[]));
+    let mut count = None;
+    let refused = socket.exchange(&mut batch, |_, (_, payload)| {
+        let bytes = nfnl::read(payload).and_then(|(_, bytes)| find(bytes, ENTRIES)).and_then(number);
+        count = bytes.map(u32::from_be_bytes);
+    });
+    match refused.into_iter().next() {
+        Some((_, refusal)) => Err(refusal),
+        None => Ok(count.ok_or(Errno::EBADMSG)?),
+    }
 }
 
 /// All connections of the namespace that the socket (of `NETLINK_NETFILTER`) is in, IPv4 and IPv6.

@@ -23,6 +23,7 @@ impl Kernel {
         }
         work.bar();
         self.remove(&mut work);
+        work.keep(self.left(&work));
         self.set_namespaces(&mut work)?;
         let nodes = work.by_node();
         for (node, changes) in &nodes {
@@ -34,7 +35,8 @@ impl Kernel {
             self.finish(node, changes, &mut work)?;
             progress(nodes.len() + done + 1, total);
         }
-        for (i, error) in self.unload(&plan.changes) {
+        let last: Vec<usize> = (0..plan.changes.len()).filter(|i| !work.refused.contains_key(i)).collect();
+        for (i, error) in self.unload(last.into_iter().map(|i| (i, &plan.changes[i]))) {
             work.fail(i, error);
         }
         Ok(work.refused.into_iter().map(|(change, error)| Refused { change, error }).collect())
@@ -94,6 +96,19 @@ impl Kernel {
             let refused = socket.send(&mut batch);
             work.refuse(refused.into_iter().filter(gone));
         }
+    }
+
+    /// The nodes that keep a cable which was to be removed.
+    fn left(&self, work: &Work) -> BTreeSet<Name> {
+        let removals = work.refused.keys().map(|i| &work.changes[*i]);
+        let mut nodes = BTreeSet::new();
+        for change in removals.filter(|change| matches!(change.action, Action::Remove { .. })) {
+            let ends =
+                self.open.iter().filter(|(_, open)| change.wire.as_ref().is_some_and(|w| open.ends.contains_key(w)));
+            nodes.extend(ends.map(|(node, _)| node.clone()));
+            nodes.insert(change.node.clone());
+        }
+        nodes
     }
 
     /// Settings of whole namespaces, and of devices that are no wire's. What they were is on disk before the first is changed.
@@ -396,6 +411,15 @@ impl Work<'_> {
             };
             if let Some(error) = error {
                 self.refused.entry(i).or_insert(error);
+            }
+        }
+    }
+
+    /// Rules go after the last cable: where one could not be removed they stay.
+    fn keep(&mut self, nodes: BTreeSet<Name>) {
+        for (i, change) in self.changes.iter().enumerate().filter(|(_, change)| change.action == Action::Unload) {
+            if nodes.contains(&change.node) {
+                self.fail(i, format!("{change}: not while {} has a wire that could not be removed", change.node));
             }
         }
     }

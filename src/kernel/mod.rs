@@ -9,6 +9,7 @@ pub mod lab;
 mod link;
 mod load;
 mod netns;
+pub mod nflog;
 mod nfnl;
 mod nft;
 #[allow(dead_code, reason = "for the rules of `up`")]
@@ -21,6 +22,7 @@ mod rtm;
 pub mod run;
 mod share;
 mod socket;
+pub mod store;
 mod sys;
 mod sysctl;
 mod user;
@@ -41,6 +43,7 @@ use self::socket::{NETLINK_NETFILTER, NETLINK_ROUTE, Socket};
 use self::sysctl::Sysctls;
 use crate::error::{Context, Error};
 use crate::nft::Table;
+use crate::rules;
 use crate::state::{Setting, State};
 use crate::topology::{Device, Home, Name, Topology};
 
@@ -142,10 +145,10 @@ impl Kernel {
     }
 
     /// What the namespaces hold now.
-    pub fn observe(&mut self, topology: &Topology, place: &Where) -> Result<State, Error> {
+    pub fn observe(&mut self, topology: &Topology, rules: &rules::Rules, place: &Where) -> Result<State, Error> {
         let mut state = State::default();
         self.find(topology, place, &mut state)?;
-        self.survey(topology, &mut state)?;
+        self.survey(topology, rules, &mut state)?;
         self.refuse_tables(topology, &mut state);
         Ok(state)
     }

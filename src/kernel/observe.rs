@@ -15,6 +15,7 @@ use super::sysctl::Sysctls;
 use super::{Held, Kernel, Open};
 use super::{address, route};
 use crate::error::{Context, Error};
+use crate::rules::Rules;
 use crate::state::{End, Marks, Namespace, Route, Setting, State, WHOLE_NAMESPACE};
 use crate::topology::{self, Device, Mac, Name, Topology};
 
@@ -23,13 +24,14 @@ type Wires<'a> = &'a [(&'a topology::Wire, usize)];
 
 impl Kernel {
     /// What all open namespaces hold.
-    pub(super) fn survey(&mut self, topology: &Topology, state: &mut State) -> Result<(), Error> {
+    pub(super) fn survey(&mut self, topology: &Topology, rules: &Rules, state: &mut State) -> Result<(), Error> {
         let survey = Survey {
             home: &self.home,
             marks: MarkTable::of(topology),
             wires: topology.wires_by_node(),
             remembered: &self.remembered,
             others: others(topology),
+            rules,
             descriptors: self.open.iter().map(|(name, open)| (name.clone(), open.netns.as_fd().as_raw_fd())).collect(),
         };
         // The largest first, so that no thread is left with it alone.
@@ -120,6 +122,8 @@ struct Survey<'a> {
     wires: BTreeMap<&'a Name, Vec<(&'a topology::Wire, usize)>>,
     remembered: &'a Remembered,
     others: BTreeMap<Name, BTreeSet<Device>>,
+    /// What the rules are to be, so that what is so is not kept twice.
+    rules: &'a Rules<'a>,
     /// The namespaces themselves, held open meanwhile.
     descriptors: HashMap<Name, RawFd>,
 }
@@ -211,7 +215,9 @@ impl Open {
             looked.context(cannot("addresses and routes"))?;
         }
         self.look_at_settings(node, wires, survey, sysctls, &mut namespace)?;
-        namespace.foreign.table = !self.rules.look().context(cannot("rules"))?;
+        let known = survey.rules.known(node);
+        let looked = self.rules.look(known.as_ref()).context(cannot("rules"))?;
+        (namespace.foreign.table, namespace.counts) = (looked.foreign, looked.counts);
         namespace.table = self.rules.seen.clone();
         Ok(namespace)
     }
@@ -308,9 +314,13 @@ impl Open {
         }
         let ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
         let mut others = survey.others.get(node).cloned().unwrap_or_default();
+        others.extend(Device::new("all"));
         let known =
             remembered.into_iter().flatten().filter_map(|(path, value)| Some((Setting::of_path(path)?, *value)));
-        for (place, value) in known.filter(|((device, _), _)| device.as_str() != "all") {
+        // An end has its own say, and what was remembered of it went along with the whole namespace.
+        let an_end = |device: &Device| namespace.ends.values().any(|end| end.device == *device);
+        let known: Vec<_> = known.filter(|((device, _), _)| device.as_str() != "all" && !an_end(device)).collect();
+        for (place, value) in known {
             others.insert(place.0.clone());
             namespace.others_remembered.insert(place, value);
         }
@@ -346,15 +356,14 @@ impl Open {
     }
 }
 
-/// By node, the devices that are no wire's and may have to forward for one: a host's uplinks, and whether it forwards as a
-/// whole; a hub's tunnel, and what devices take after that are yet to come.
+/// By node, the devices that are no wire's and may have to forward for one: a host's uplinks; a hub's tunnel, and what devices
+/// take after that are yet to come.
 fn others(topology: &Topology) -> BTreeMap<Name, BTreeSet<Device>> {
-    let word = |words: &[&str]| words.iter().filter_map(|word| Device::new(word)).collect::<Vec<Device>>();
     let on = topology.wires.iter().flat_map(|wire| &wire.publish).filter_map(|publish| publish.on.clone());
-    let uplinks = topology.host.uplinks.iter().cloned().chain(on).chain(word(&["all"]));
+    let uplinks = topology.host.uplinks.iter().cloned().chain(on);
     let tunnels = topology.hubs.values().filter_map(|hub| {
         let tunnel = hub.clients.as_ref()?.device.clone();
-        Some((hub.name.clone(), [tunnel].into_iter().chain(word(&["default"])).collect()))
+        Some((hub.name.clone(), [tunnel].into_iter().chain(Device::new("default")).collect()))
     });
     [(Name::host(), uplinks.collect())].into_iter().chain(tunnels).collect()
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::topology::DEVICE_MAX;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The longest comment of a rule, in bytes (`NFTNL_UDATA_COMMENT_MAXLEN`, libnftnl/udata.h).
 const COMMENT_MAX: usize = 128;
@@ -21,11 +21,25 @@ const PREFIX_MAX: usize = 127;
 /// The burst that nft takes where none is said, and does not say.
 const BURST: u32 = 5;
 
-/// The names without a dot that wire gives to chains and maps: no keywords of nft.
-const PLAIN: [&str; 6] = ["forward", "input", "output", "postrouting", "prerouting", "related"];
+/// The names without a dot that wire gives to chains, sets and maps: no keywords of nft.
+const PLAIN: [&str; 13] = [
+    "clients",
+    "denied",
+    "forward",
+    "input",
+    "inside",
+    "inside6",
+    "output",
+    "outside",
+    "postrouting",
+    "prerouting",
+    "private",
+    "private6",
+    "related",
+];
 
-/// What a wire's own chains begin with, in the order in which they are read.
-const OF_A_WIRE: [&str; 5] = ["in", "out", "through", "watched", "denied"];
+/// What the names of a wire's own chains begin with, in the order in which they are read.
+const OF_A_WIRE: [&str; 7] = ["in", "out", "through", "outside", "clients", "watched", "denied"];
 
 /// A whole table: what it counts, its sets and maps, its base chains in the order of their hooks, and then the chains of each
 /// wire together. Counters are without what they have counted (`nft -s`).
@@ -335,16 +349,25 @@ impl Reader<'_> {
                 after @ ..,
             ] if self.protocol.is_none() => (self.protocol(value, after)?, 2),
             [E::Load { to: REG, value }, E::Nat { to_source, family, address: REG, port: None }, ..] => {
-                (nat(*to_source, *family, value, None)?, 2)
+                (self.nat(*to_source, *family, value, None)?, 2)
             }
             [
                 E::Load { to: REG, value },
                 E::Load { to, value: port },
-                E::Nat { to_source, family, address: REG, port: at },
+                E::Nat { to_source, family, address: REG, port: Some(at) },
                 ..,
-            ] if *at == Some(*to) && *to != REG && matches!(self.protocol, Some(TCP | UDP)) => {
-                (nat(*to_source, *family, value, Some(say(Type::Service, port)?))?, 3)
+            ] if at == to && *to != REG && matches!(self.protocol, Some(TCP | UDP)) => {
+                (self.nat(*to_source, *family, value, Some(say(Type::Service, port)?))?, 3)
             }
+            [BOTH_PORTS, E::Compare { from: REG, how: Compare::Equal, value }, ..] => match value.as_bytes() {
+                [from @ .., high, low] if from.len() == 2 => {
+                    let header = with_ports(self.protocol)?;
+                    let ports = [Value::new(from), Value::new(&[*high, *low])].map(|port| say(Type::Service, &port));
+                    let [Some(from), Some(to)] = ports else { return None };
+                    (format!("{header} sport {from} {header} dport {to}"), 2)
+                }
+                _ => return None,
+            },
             [E::Verdict(verdict), ..] => (become_of_it(verdict)?, 1),
             [E::Counter, ..] => ("counter".to_owned(), 1),
             [E::Count(name), ..] if bare(name) => (format!("counter name \"{name}\""), 1),
@@ -389,7 +412,7 @@ impl Reader<'_> {
         let protocol = value.as_bytes().first().copied();
         self.protocol = protocol;
         let implied = match after {
-            [E::Payload { base: Header::Transport, offset: 0 | 2, length: 2, to: REG }, ..] => {
+            [BOTH_PORTS, ..] | [E::Payload { base: Header::Transport, offset: 0 | 2, length: 2, to: REG }, ..] => {
                 matches!(protocol, Some(TCP | UDP))
             }
             [ICMP_TYPE, ..] => {
@@ -398,6 +421,25 @@ impl Reader<'_> {
             _ => false,
         };
         Some(if implied { String::new() } else { format!("meta l4proto {said}") })
+    }
+
+    fn nat(&self, to_source: bool, family: u8, address: &Value, port: Option<String>) -> Option<String> {
+        let word = if to_source { "snat" } else { "dnat" };
+        let (ip, of, other) = match family {
+            IPV4 => ("ip", Type::Ipv4, false),
+            IPV6 => ("ip6", Type::Ipv6, true),
+            _ => return None,
+        };
+        // Of a packet that is of the other family nft wants to hear nothing.
+        if self.ipv4 == Some(other) {
+            return None;
+        }
+        let address = say(of, address)?;
+        Some(match port {
+            Some(port) if of == Type::Ipv6 => format!("{word} {ip} to [{address}]:{port}"),
+            Some(port) => format!("{word} {ip} to {address}:{port}"),
+            None => format!("{word} {ip} to {address}"),
+        })
     }
 
     /// What one expression puts into a register, where nft has a word for it here.
@@ -429,8 +471,8 @@ impl Reader<'_> {
                 match (self.protocol, self.ipv4) {
                     (Some(ICMP), None | Some(true)) if icmp => ("icmp type", Loaded::Of(Type::IcmpType)),
                     (Some(ICMPV6), None | Some(false)) if icmp => ("icmpv6 type", Loaded::Of(Type::Icmpv6Type)),
-                    (protocol @ (Some(TCP | UDP) | None), _) if matches!((offset, length), (0 | 2, 2)) => {
-                        let header = protocol.map_or("th", |protocol| if protocol == TCP { "tcp" } else { "udp" });
+                    (protocol, _) if matches!((offset, length), (0 | 2, 2)) => {
+                        let header = with_ports(protocol)?;
                         let port = if offset == 0 { "sport" } else { "dport" };
                         return Some((format!("{header} {port}"), Loaded::Of(Type::Service)));
                     }
@@ -528,6 +570,19 @@ impl Reader<'_> {
 
 /// The type of a message of ICMP or ICMPv6.
 const ICMP_TYPE: E = E::Payload { base: Header::Transport, offset: 0, length: 1, to: REG };
+
+/// The source port and the destination port, which nft looks at in one where both must be the ones it is told.
+const BOTH_PORTS: E = E::Payload { base: Header::Transport, offset: 0, length: 4, to: REG };
+
+/// nft's word for a header that begins with two ports.
+fn with_ports(protocol: Option<u8>) -> Option<&'static str> {
+    match protocol {
+        Some(TCP) => Some("tcp"),
+        Some(UDP) => Some("udp"),
+        Some(_) => None,
+        None => Some("th"),
+    }
+}
 
 /// A value that is compared under a mask: bits of which one must be set, or a network.
 fn masked(loaded: Loaded, mask: &Value, how: Compare, value: &Value) -> Option<String> {
@@ -669,21 +724,6 @@ fn limit(limit: &Limit) -> Option<String> {
     let over = if limit.over { "over " } else { "" };
     let burst = if limit.burst == BURST { String::new() } else { format!(" burst {} packets", limit.burst) };
     Some(format!("limit rate {over}{}/{unit}{burst}", limit.rate))
-}
-
-fn nat(to_source: bool, family: u8, address: &Value, port: Option<String>) -> Option<String> {
-    let word = if to_source { "snat" } else { "dnat" };
-    let (ip, of) = match family {
-        IPV4 => ("ip", Type::Ipv4),
-        IPV6 => ("ip6", Type::Ipv6),
-        _ => return None,
-    };
-    let address = say(of, address)?;
-    Some(match port {
-        Some(port) if family == IPV6 => format!("{word} {ip} to [{address}]:{port}"),
-        Some(port) => format!("{word} {ip} to {address}:{port}"),
-        None => format!("{word} {ip} to {address}"),
-    })
 }
 
 /// `NF_CT_STATE_BIT` and untracked (linux/netfilter/nf_conntrack_common.h).

@@ -42,17 +42,19 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
             }
         }
     }
+    let written = Written::by(&plan);
     for (name, namespace) in &seen.namespaces {
         let wanted = wanted.namespaces.get(name);
         for ((device, setting), &value) in wanted.iter().flat_map(|wanted| &wanted.others) {
             let place = (device.clone(), *setting);
-            if let Some(&now) = namespace.others.get(&place).filter(|now| **now != value) {
-                let reason = match namespace.others_remembered.get(&place) {
-                    Some(&before) if before == value => format!("as it was before wire set it to {now}"),
-                    _ => format!("it is {now}, and has to forward for a wire"),
-                };
-                plan.change(name, None, Action::SetOther(device.clone(), *setting, value), reason);
-            }
+            let Some(&now) = namespace.others.get(&place) else { continue };
+            let reason = match namespace.others_remembered.get(&place) {
+                _ if now == value && written.undoes(name, *setting, value) => ALONG.to_owned(),
+                _ if now == value => continue,
+                Some(&before) if before == value => format!("as it was before wire set it to {now}"),
+                _ => format!("it is {now}, and has to forward for a wire"),
+            };
+            plan.change(name, None, Action::SetOther(device.clone(), *setting, value), reason);
         }
     }
     let (wanted_ends, seen_ends) = (by_wire(wanted), by_wire(seen));
@@ -61,12 +63,59 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
         let nothing = BTreeMap::new();
         let here = wanted_ends.get(wire).unwrap_or(&nothing);
         let there = seen_ends.get(wire).unwrap_or(&nothing);
-        plan.wire(wire, here, there, seen);
+        plan.wire(wire, here, there, seen, &written);
+    }
+    for (node, reason) in &seen.refused {
+        let policed = wanted.namespaces.get(node).is_some_and(|namespace| namespace.table.is_some());
+        if policed && !plan.findings.iter().any(|finding| finding.node == *node) {
+            plan.findings.push(refused(node, None, reason));
+        }
     }
     plan.give_way(wanted, seen);
     plan.untangle(seen);
     plan.changes.sort_by_key(|change| change.action.rank());
     plan
+}
+
+/// What a setting of a whole namespace takes along.
+const ALONG: &str = "the kernel changes it with that of the whole namespace";
+
+/// The settings of whole namespaces that the kernel writes through to every device (inet_forward_change,
+/// net/ipv4/devinet.c), with what they become.
+struct Written(BTreeMap<(Name, Setting), i32>);
+
+impl Written {
+    fn by(plan: &Plan) -> Written {
+        let of = |change: &Change| match change.action {
+            Action::SetAll(setting @ (Setting::Forwarding | Setting::Forwarding6), value) => {
+                Some(((change.node.clone(), setting), value))
+            }
+            _ => None,
+        };
+        Written(plan.changes.iter().filter_map(of).collect())
+    }
+
+    /// Whether a device that has a value already loses it.
+    fn undoes(&self, node: &Name, setting: Setting, value: i32) -> bool {
+        let place = |(name, known): &(Name, Setting)| name == node && *known == setting;
+        self.0.iter().any(|(written, becomes)| place(written) && *becomes != value)
+    }
+}
+
+/// A namespace that must not be touched.
+fn refused(node: &Name, wire: Option<&Name>, reason: &str) -> Finding {
+    let message = match wire {
+        Some(wire) => format!("wire `{wire}` is refused at `{node}`: {reason}"),
+        None => format!("`{node}` cannot have its rules: {reason}"),
+    };
+    Finding {
+        node: node.clone(),
+        wire: wire.cloned(),
+        kind: "refused",
+        message,
+        hint: "put that right, then run `wire up` again".to_owned(),
+        blocks: true,
+    }
 }
 
 type Ends<'a> = BTreeMap<&'a Name, &'a End>;
@@ -87,7 +136,7 @@ impl Plan {
         self.changes.push(Change { node: node.clone(), wire: wire.cloned(), action, reason: reason.into() });
     }
 
-    fn wire(&mut self, name: &Name, wanted: &Ends, seen: &Ends, all_seen: &State) {
+    fn wire(&mut self, name: &Name, wanted: &Ends, seen: &Ends, all_seen: &State, written: &Written) {
         if wanted.len() < 2 {
             self.remove(name, seen, "it is not to be there");
             return;
@@ -95,20 +144,17 @@ impl Plan {
         let stopped = || wanted.keys().filter(|node| !all_seen.namespaces.contains_key(**node));
         for node in stopped() {
             if let Some(reason) = all_seen.refused.get(*node) {
-                self.findings.push(Finding {
-                    node: (*node).clone(),
-                    wire: Some(name.clone()),
-                    kind: "refused",
-                    message: format!("wire `{name}` is refused at `{node}`: {reason}"),
-                    hint: "put that right, then run `wire up` again".to_owned(),
-                    blocks: true,
-                });
+                self.findings.push(refused(node, Some(name), reason));
             } else {
                 let reason = all_seen.waiting.get(*node).cloned().unwrap_or_else(|| "does not run".to_owned());
                 self.waiting.push(Waiting { wire: name.clone(), node: (*node).clone(), reason });
             }
         }
         if stopped().next().is_some() {
+            // Where it is not to end there are no rules for it.
+            if seen.keys().any(|node| !wanted.contains_key(*node)) {
+                return self.remove(name, seen, "it ends elsewhere now");
+            }
             // What is left of it must not keep a route that another wire is to have now.
             for (node, end) in seen {
                 let asked = |route: &&Route| wanted.get(node).is_some_and(|end| end.routes.contains(route));
@@ -131,7 +177,7 @@ impl Plan {
                 .all(|(node, end)| end.far.as_ref().is_some_and(|far| far != *node && seen.contains_key(far)));
         if paired {
             for (node, end) in wanted {
-                self.end(name, node, end, seen[node], &all_seen.namespaces[*node].foreign);
+                self.end(name, node, end, seen[node], &all_seen.namespaces[*node].foreign, written);
             }
             return;
         }
@@ -169,7 +215,7 @@ impl Plan {
     }
 
     /// One end whose pair is right: mended in place.
-    fn end(&mut self, wire: &Name, node: &Name, wanted: &End, seen: &End, foreign: &Foreign) {
+    fn end(&mut self, wire: &Name, node: &Name, wanted: &End, seen: &End, foreign: &Foreign, written: &Written) {
         let mut change = |action, reason: String| self.change(node, Some(wire), action, reason);
         if wanted.device != seen.device && !foreign.has_device(wanted.device.as_str()) {
             if seen.altname && wanted.device.as_str() == wire.as_str() {
@@ -208,7 +254,11 @@ impl Plan {
         }
         for (&setting, &value) in &wanted.settings {
             match seen.settings.get(&setting) {
-                Some(&now) if now == value => {}
+                Some(&now) if now == value => {
+                    if written.undoes(node, setting, value) {
+                        change(Action::Set(setting, value), ALONG.to_owned());
+                    }
+                }
                 Some(now) => change(Action::Set(setting, value), format!("it is {now}")),
                 None => change(Action::Set(setting, value), "it is not there".to_owned()),
             }

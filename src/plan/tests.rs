@@ -8,9 +8,11 @@ use proptest::prelude::*;
 
 use self::dice::{Dice, name};
 use self::linux::play;
-use super::{Plan, diff, strangers};
+use super::{Action, Plan, diff, strangers};
 use crate::desired;
+use crate::nft::Table;
 use crate::parse;
+use crate::rules::{Ranges, Rules};
 use crate::state::{Namespace, Route, Setting, State};
 use crate::target::Scope;
 use crate::topology::{Device, Name, Topology};
@@ -25,7 +27,33 @@ fn played(plan: &Plan, seen: &State) -> Result<State, String> {
 }
 
 fn up(topology: &Topology, seen: &State) -> State {
-    desired::up(topology, &Scope::everything(topology), seen)
+    desired::up(topology, &Rules::of(topology, &Ranges::new()), &Scope::everything(topology), seen)
+}
+
+/// Rules before cables: nothing that carries packets comes before the rules of its node, and rules go last.
+fn assert_order(plan: &Plan) {
+    for (place, change) in plan.changes.iter().enumerate() {
+        let opened: Vec<&Name> = match &change.action {
+            Action::Create(ends) => ends.iter().map(|(node, _)| node).collect(),
+            Action::Up | Action::AddRoute(_) | Action::AddAddress(_) | Action::SetOther(_, _, 1) => vec![&change.node],
+            Action::Set(Setting::Forwarding | Setting::ForceForwarding6, 1) => vec![&change.node],
+            Action::SetAll(Setting::Forwarding | Setting::Forwarding6, 1) => vec![&change.node],
+            _ => Vec::new(),
+        };
+        let rest = &plan.changes[place..];
+        let late = rest.iter().find(|next| opened.contains(&&next.node) && matches!(next.action, Action::Load(_)));
+        assert!(late.is_none(), "{change} comes before the rules");
+        let last = change.action != Action::Unload || rest.iter().all(|next| next.action == Action::Unload);
+        assert!(last, "{change} is not the last");
+    }
+}
+
+/// Without what packets do to a table.
+fn unused(table: &Table) -> Table {
+    let mut table = table.clone();
+    table.counters.values_mut().for_each(|count| *count = 0);
+    table.sets.values_mut().filter(|set| set.dynamic).for_each(|set| set.elements.clear());
+    table
 }
 
 /// What is as the file says, and what is not there: all but the wires that wait and those that something foreign blocks.
@@ -48,6 +76,11 @@ fn assert_holds(state: &State, wanted: &State, plan: &Plan) {
         for (setting, value) in &asked.settings {
             assert_eq!(namespace.settings[setting], *value, "{setting:?} in {node}");
         }
+        for (place, value) in &asked.others {
+            assert_eq!(namespace.others[place], *value, "{place:?} in {node}");
+        }
+        let [seen, asked] = [namespace, asked].map(|namespace| namespace.table.as_deref().map(unused));
+        assert_eq!(seen, asked, "the rules of {node}");
     }
 }
 
@@ -70,6 +103,7 @@ proptest! {
         let wanted = up(&topology, &seen);
         let plan = diff(&wanted, &seen);
         prop_assert!(plan.changes.is_sorted_by_key(|change| change.action.rank()));
+        assert_order(&plan);
         prop_assert!(plan.changes.iter().all(|change| !change.reason.is_empty() && !change.subject().is_empty()));
         let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
         for (node, namespace) in &state.namespaces {
@@ -95,9 +129,13 @@ proptest! {
             }
         }
         let plan = diff(&desired::down(&seen), &seen);
+        assert_order(&plan);
         let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
         for (node, namespace) in &state.namespaces {
-            prop_assert!(namespace.ends.is_empty() && namespace.strays.is_empty());
+            prop_assert!(namespace.ends.is_empty() && namespace.strays.is_empty() && namespace.table.is_none());
+            for (place, value) in before.namespaces[node].others.iter().filter(|((device, _), _)| device.as_str() != "all") {
+                prop_assert_eq!(namespace.others[place], *value, "{:?} in {}: {:#?}", place, node, plan.changes);
+            }
             for (setting, value) in &namespace.settings {
                 let somebody = seen.namespaces[node].settings[setting];
                 let touched = somebody != made.namespaces[node].settings[setting];
@@ -113,8 +151,11 @@ proptest! {
         let mut dice = Dice::new(choices);
         let topology = dice.topology();
         let seen = dice.seen(&topology);
-        let state = played(&diff(&desired::down(&seen), &seen), &seen).map_err(TestCaseError::fail)?;
+        let plan = diff(&desired::down(&seen), &seen);
+        assert_order(&plan);
+        let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
         prop_assert!(state.namespaces.values().all(|here| here.ends.is_empty() && here.strays.is_empty()));
+        prop_assert!(state.namespaces.values().all(|here| here.table.is_none()));
     }
 }
 

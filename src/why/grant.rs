@@ -80,6 +80,22 @@ pub fn way_out<'a>(topology: &'a Topology, node: &'a str) -> Vec<&'a Wire> {
     }
 }
 
+/// A wire without IPv6 on the only way from one party to the other, if there is one.
+pub fn without_ipv6<'a>(topology: &'a Topology, from: Party, to: Party<'a>) -> Option<&'a Wire> {
+    let (from, to) = match (from, to) {
+        (Party::Node(from), Party::Outside) => {
+            let from = topology.nodes.get(from)?.name.as_str();
+            return way_out(topology, from).into_iter().find(|wire| wire.subnet6.is_none());
+        }
+        (Party::Node(from), Party::Node(to)) => (from, to),
+        (Party::Peer(hub, _), Party::Node(to)) => (hub.name.as_str(), to),
+        _ => return None,
+    };
+    let between: Vec<_> = topology.wires_of(to).filter(|(wire, end)| wire.far(*end).node.as_str() == from).collect();
+    let first = between.first().map(|(wire, _)| *wire);
+    first.filter(|_| between.iter().all(|(wire, _)| wire.subnet6.is_none()))
+}
+
 /// Whether a VPN peer's `allow` names a wire of its hub (which has that end), by itself or by what it leads to.
 pub fn may_use(topology: &Topology, peer: &Peer, wire: &Wire, end: usize) -> bool {
     let far = &wire.far(end).node;

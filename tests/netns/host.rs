@@ -33,12 +33,13 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// How long anything may take before a test calls it hung.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Makes the pretend host inside its fresh namespaces: `/run` of its own, and an uplink `eth0` whose far end is the
+/// Makes the pretend host inside its fresh namespaces: `/run` and `/var/lib` of its own, and an uplink `eth0` whose far end is the
 /// namespace `lan`. Duplicate address detection is off, and the pair has two indexes (with one alone, the kernel's link watch
 /// takes its time), so that its addresses are there at once.
 const SETUP: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=755 tmpfs /var/lib
 mkdir /run/netns
 ip link set lo up
 ip netns add lan
@@ -482,11 +483,11 @@ impl fmt::Display for Dump {
 }
 
 /// Whether the kernel's link watch has caught up with the carrier: until then flags, routes and addresses may still change.
-/// A device with an IPv6 address gets a link-local one then.
+/// A device with an IPv6 address, but for the loopback, gets a link-local one then.
 fn at_rest(link: &Value) -> bool {
     let ipv6 = link["addr_info"].as_array().expect("addresses").iter().filter(|address| address["family"] == "inet6");
     let [global, local] = ["global", "link"].map(|scope| ipv6.clone().any(|address| address["scope"] == scope));
-    if ipv6.clone().any(|address| address["tentative"] == true) || global && !local {
+    if ipv6.clone().any(|address| address["tentative"] == true) || global && !local && link["ifname"] != "lo" {
         return false;
     }
     let has = |flag: &str| link["flags"].as_array().is_some_and(|flags| flags.iter().any(|f| f == flag));

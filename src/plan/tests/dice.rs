@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use crate::nft::{Chain, Element, Expression, Foreign, Key, Rule, Set, Table, Target, Text, Type, Value, Verdict};
 use crate::state::{self, End, Namespace, Route, Setting, State};
-use crate::target::Scope;
 use crate::topology::{Device, Name, Topology};
 use crate::{desired, parse};
 
@@ -101,10 +102,24 @@ impl Dice {
     /// Every node runs and has no wire yet.
     pub fn bare(&mut self, topology: &Topology) -> State {
         let mut state = State::default();
+        // Since 6.17.
+        let forced = self.chance(2);
         for node in desired::namespaces(topology).into_iter().chain([name("struck-node")]) {
             let mut namespace = Namespace::default();
             if !node.is_host() {
                 namespace.settings = self.whole();
+            }
+            let devices: &[&str] = match node.as_str() {
+                "host" => &["all", "up0"],
+                "vpn" if self.chance(2) => &["all", "default", "wg0"],
+                "vpn" => &["all", "default"],
+                _ => &["all"],
+            };
+            for device in devices.iter().filter_map(|device| Device::new(device)) {
+                namespace.others.insert((device.clone(), Setting::Forwarding), self.below(2) as i32);
+                if forced {
+                    namespace.others.insert((device, Setting::ForceForwarding6), self.below(2) as i32);
+                }
             }
             state.namespaces.insert(node, namespace);
         }
@@ -119,17 +134,31 @@ impl Dice {
     /// What a topology wants, after all that may happen to it.
     pub fn seen(&mut self, topology: &Topology) -> State {
         let mut state = self.bare(topology);
-        let wanted = desired::up(topology, &Scope::everything(topology), &state);
+        let wanted = super::up(topology, &state);
         for (node, namespace) in &mut state.namespaces {
-            namespace.ends = wanted.namespaces[node].ends.clone();
+            let asked = &wanted.namespaces[node];
+            (namespace.ends, namespace.table) = (asked.ends.clone(), asked.table.clone());
             if !node.is_host() && self.chance(2) {
-                namespace.remembered =
-                    std::mem::replace(&mut namespace.settings, wanted.namespaces[node].settings.clone());
-                namespace.settings = self.whole();
+                namespace.remembered = std::mem::replace(&mut namespace.settings, self.whole());
+                namespace.remembered.retain(|setting, before| asked.settings.get(setting) != Some(before));
+            }
+            for (place, value) in asked.others.iter().filter(|_| !self.chance(4)) {
+                let before = namespace.others.insert(place.clone(), *value);
+                namespace.others_remembered.extend(before.filter(|now| now != value).map(|now| (place.clone(), now)));
             }
         }
         for _ in 0..self.below(16) {
             self.damage(&wanted, &mut state);
+        }
+        for namespace in state.namespaces.values_mut() {
+            if self.chance(8) {
+                namespace.table = None;
+            }
+            if let Some(table) = &mut namespace.table {
+                for _ in 0..self.below(4) {
+                    self.damage_rules(Arc::make_mut(table));
+                }
+            }
         }
         for _ in 0..self.below(4).saturating_sub(1) {
             self.stop(&mut state);
@@ -295,6 +324,68 @@ impl Dice {
         }
     }
 
+    /// Somebody has changed the rules.
+    fn damage_rules(&mut self, table: &mut Table) {
+        let names = |table: &Table| table.chains.keys().cloned().collect::<Vec<Text>>();
+        let (one, other) = (self.pick(&names(table)), self.pick(&names(table)));
+        let somewhere = |dice: &mut Dice, rules: &[Rule]| dice.below(rules.len() + 1);
+        let foreign = table.chains[&other].rules.first().cloned().unwrap_or_default();
+        let chain = table.chains.get_mut(&one).unwrap();
+        match self.below(16) {
+            0 => drop(chain.rules.pop()),
+            1 if !chain.rules.is_empty() => drop(chain.rules.remove(self.below(chain.rules.len()))),
+            2 => chain.rules.insert(somewhere(self, &chain.rules), foreign),
+            3 => chain.rules.insert(somewhere(self, &chain.rules), Rule::new().accept()),
+            4 => chain.rules.reverse(),
+            5 => chain.rules.clear(),
+            6 => {
+                for rule in &mut chain.rules {
+                    let last = rule.expressions.last_mut().filter(|last| matches!(last, Expression::Verdict(_)));
+                    last.into_iter().for_each(|last| *last = Expression::Verdict(Verdict::Accept));
+                }
+            }
+            7 => chain.rules.iter_mut().for_each(|rule| rule.comment = Some("other words".into())),
+            8 => match &mut chain.base {
+                Some(base) => (base.drop, base.priority) = (!base.drop, self.below(2) as i32),
+                None => drop(table.chains.remove(&one)),
+            },
+            9 => drop(table.chains.insert("somebody's".into(), Chain::of([Rule::new().jump(&one)]))),
+            10 => drop(table.chains.remove(&one)),
+            11 => table.dormant = true,
+            12 => drop(table.foreign.insert(Foreign::FlowTable("fast".into()))),
+            13 => match table.counters.keys().next().cloned() {
+                Some(name) if self.chance(2) => drop(table.counters.remove(&name)),
+                name => drop(table.counters.insert(name.unwrap_or("mine".into()), self.below(1000) as u64)),
+            },
+            _ => self.damage_sets(table),
+        }
+    }
+
+    fn damage_sets(&mut self, table: &mut Table) {
+        let names: Vec<Text> = table.sets.keys().cloned().collect();
+        if names.is_empty() || self.chance(8) {
+            table.sets.insert("mine".into(), Set { key: vec![Type::Service], ..Set::default() });
+            return;
+        }
+        let name = self.pick(&names);
+        let set = table.sets.get_mut(&name).unwrap();
+        let keys: Vec<Key> = set.elements.keys().cloned().collect();
+        let leads_to = set.leads_to.map(|_| Target::Verdict(Verdict::Accept));
+        match self.below(6) {
+            0 if !keys.is_empty() => drop(set.elements.remove(&self.pick(&keys))),
+            1 if !keys.is_empty() => {
+                drop(set.elements.insert(self.pick(&keys), Element { leads_to, expires: Some(9) }))
+            }
+            2 => {
+                let key = Key::One(Value::device(self.pick(&["eth7", "odd"])));
+                set.elements.insert(key, Element { leads_to, expires: None });
+            }
+            3 => set.size += 1,
+            4 => drop(table.sets.remove(&name)),
+            _ => set.elements.clear(),
+        }
+    }
+
     /// A node stops; the far ends of its wires mostly go with it.
     fn stop(&mut self, state: &mut State) {
         let nodes: Vec<Name> = state.namespaces.keys().filter(|node| !node.is_host()).cloned().collect();
@@ -318,7 +409,7 @@ fn nodes_with(state: &State, wire: &Name) -> usize {
 /// Takes away what no kernel could show.
 fn lawful(state: &mut State) {
     for namespace in state.namespaces.values_mut() {
-        let Namespace { ends, strays, foreign, .. } = namespace;
+        let Namespace { ends, strays, foreign, others, .. } = namespace;
         let devices = ends.values().map(|end| end.device.to_string()).chain(strays.iter().map(Device::to_string));
         let names: BTreeSet<String> = devices.chain(foreign.devices.iter().flatten().cloned()).collect();
         foreign.addresses.retain(|(wire, _)| ends.contains_key(wire));
@@ -334,6 +425,8 @@ fn lawful(state: &mut State) {
             if end.mtu < 1280 {
                 end.settings.retain(|setting, _| !setting.is_ipv6());
                 end.settings.insert(Setting::DisableIpv6, 1);
+            } else if others.contains_key(&(Device::new("all").unwrap(), Setting::ForceForwarding6)) {
+                end.settings.entry(Setting::ForceForwarding6).or_insert(0);
             }
             let ipv6 = end.settings.get(&Setting::DisableIpv6) == Some(&0);
             end.addresses.retain(|address| address.is_ipv4() || ipv6 && end.up);

@@ -1,7 +1,10 @@
 //! What Linux does with each action, as `kernel/mod.rs` asks for it, and what it refuses. Every fact was seen on a real kernel.
 
+use std::sync::Arc;
+
 use ipnetwork::IpNetwork;
 
+use crate::nft::Table;
 use crate::plan::{Action, Change};
 use crate::state::{End, Namespace, Route, Setting, State};
 use crate::topology::{Device, Name};
@@ -23,14 +26,34 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
         _ => {}
     }
     let namespace = state.namespaces.get_mut(node).ok_or("no such namespace")?;
-    if let Action::SetAll(setting, value) = action {
-        set_all(namespace, *setting, *value, seen.namespaces[node].settings[setting]);
-        return Ok(());
+    let before = seen.namespaces.get(node).ok_or("nobody has seen it")?;
+    match action {
+        Action::SetAll(setting, value) => {
+            set_all(namespace, *setting, *value, before.settings[setting]);
+            return Ok(());
+        }
+        Action::SetOther(device, setting, value) => {
+            return set_other(namespace, &(device.clone(), *setting), *value, before);
+        }
+        Action::Load(load) => {
+            namespace.table = Some(Arc::new(loaded(&load.table, namespace.table.as_deref())));
+            return Ok(());
+        }
+        Action::Unload => {
+            must(namespace.ends.is_empty() && namespace.strays.is_empty(), "cables go before rules")?;
+            return must(namespace.table.take().is_some(), "ENOENT: there are no rules");
+        }
+        _ => {}
     }
     let wire = wire.as_ref().ok_or("no wire is named")?;
     match action {
         Action::Rename { to, .. } => free(namespace, to.as_str())?,
         Action::Altname => free(namespace, wire.as_str())?,
+        Action::Up => must(namespace.table.is_some(), "rules come before cables")?,
+        Action::Set(setting, 1) if forwards(*setting) => {
+            must(namespace.table.is_some(), "rules come before forwarding")?;
+            must(*setting == Setting::Forwarding || knows_force_forwarding(namespace), "ENOENT")?;
+        }
         Action::AddRoute(route) => {
             must(!leads(namespace, &route.to), "takes the place of a foreign route")?;
             // NLM_F_REPLACE: a route to the same destination goes, whichever device it is over.
@@ -40,7 +63,7 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
         }
         _ => {}
     }
-    let foreign = &mut namespace.foreign;
+    let (foreign, forced) = (&mut namespace.foreign, namespace.others.get(&all(Setting::ForceForwarding6)).copied());
     let end = namespace.ends.get_mut(wire).ok_or("no such end")?;
     match action {
         Action::RemoveRoute(route) => must(end.routes.remove(route), "ESRCH")?,
@@ -71,6 +94,7 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
                 // As `conf/default` has it; here as bad as can be.
                 end.settings.extend(crate::state::WITH_IPV6.map(|(setting, value)| (setting, 1 - value)));
                 end.settings.insert(Setting::DisableIpv6, 0);
+                end.settings.extend(forced.map(|_| (Setting::ForceForwarding6, 1)));
             }
         }
         Action::Set(setting, value) if setting.is_ipv6() && end.mtu < 1280 => {
@@ -89,7 +113,12 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
             end.routes.extend(own);
         }
         Action::AddRoute(route) => add_route(end, route)?,
-        Action::Remove { .. } | Action::SetAll(..) | Action::Create(_) => return Err("no wire is named".to_owned()),
+        Action::Remove { .. }
+        | Action::Create(_)
+        | Action::SetAll(..)
+        | Action::SetOther(..)
+        | Action::Load(_)
+        | Action::Unload => return Err("no wire is named".to_owned()),
     }
     Ok(())
 }
@@ -114,7 +143,10 @@ fn remove(state: &mut State, node: &Name, wire: Option<&Name>, device: &Device) 
 /// One end of a pair: born down and bare, then given what it is to have.
 fn create(namespace: Option<&mut Namespace>, wire: &Name, wanted: &End) -> Done {
     let namespace = namespace.ok_or("its node does not run")?;
+    must(namespace.table.is_some(), "rules come before cables")?;
     must(!namespace.ends.contains_key(wire), "an end of that wire is there")?;
+    let forced = wanted.settings.contains_key(&Setting::ForceForwarding6);
+    must(!forced || knows_force_forwarding(namespace), "ENOENT")?;
     free(namespace, wanted.device.as_str())?;
     if wanted.altname {
         must(wanted.device.as_str() != wire.as_str(), "EEXIST: it is its own name")?;
@@ -183,10 +215,37 @@ fn add_route(end: &mut End, route: &Route) -> Done {
     must(end.routes.insert(*route), "the route is there")
 }
 
+fn all(setting: Setting) -> (Device, Setting) {
+    (Device::new("all").unwrap(), setting)
+}
+
+fn forwards(setting: Setting) -> bool {
+    matches!(setting, Setting::Forwarding | Setting::ForceForwarding6)
+}
+
+/// Since 6.17.
+fn knows_force_forwarding(namespace: &Namespace) -> bool {
+    namespace.others.contains_key(&all(Setting::ForceForwarding6))
+}
+
+/// The rules are what was asked for, and what they have counted and learnt stays.
+fn loaded(wanted: &Table, before: Option<&Table>) -> Table {
+    let mut table = wanted.clone();
+    for (name, count) in &mut table.counters {
+        *count = before.and_then(|before| before.counters.get(name)).copied().unwrap_or(*count);
+    }
+    for (name, set) in table.sets.iter_mut().filter(|(_, set)| set.dynamic) {
+        let before = before.and_then(|before| before.sets.get(name)).filter(|before| before.dynamic);
+        set.elements = before.map(|before| before.elements.clone()).unwrap_or_default();
+    }
+    table
+}
+
 /// Remembers what it was when the namespace was looked at, but for what becomes so again.
 fn set_all(namespace: &mut Namespace, setting: Setting, value: i32, before: i32) {
     namespace.remembered.entry(setting).or_insert(before);
-    if namespace.remembered.get(&setting) == Some(&value) {
+    let back = namespace.remembered.get(&setting) == Some(&value);
+    if back {
         namespace.remembered.remove(&setting);
     }
     let changes = namespace.settings.insert(setting, value) != Some(value);
@@ -198,5 +257,29 @@ fn set_all(namespace: &mut Namespace, setting: Setting, value: i32, before: i32)
         for end in namespace.ends.values_mut() {
             end.settings.entry(setting).and_modify(|own| *own = value);
         }
+        let Namespace { others, others_remembered, .. } = namespace;
+        for (place, now) in others.iter_mut().filter(|((device, own), _)| *own == setting && device.as_str() != "all") {
+            if *now == 0 && value == 0 {
+                others_remembered.entry(place.clone()).or_insert(0);
+            }
+            *now = if back && others_remembered.contains_key(place) { 0 } else { value };
+        }
+        if back {
+            others_remembered.retain(|(_, own), _| *own != setting);
+        }
     }
+}
+
+/// The same for a device that is no wire's.
+fn set_other(namespace: &mut Namespace, place: &(Device, Setting), value: i32, seen: &Namespace) -> Done {
+    must(namespace.others.contains_key(place), "ENOENT: no such device")?;
+    must(value == 0 || namespace.table.is_some(), "rules come before forwarding")?;
+    if !seen.others_remembered.contains_key(place) {
+        namespace.others_remembered.entry(place.clone()).or_insert(seen.others[place]);
+    }
+    if namespace.others_remembered.get(place) == Some(&value) {
+        namespace.others_remembered.remove(place);
+    }
+    namespace.others.insert(place.clone(), value);
+    Ok(())
 }

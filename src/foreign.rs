@@ -21,6 +21,9 @@ use self::line::Line;
 use self::packet::{Packet, Probe};
 use self::run::{Outcome, Place};
 
+/// The kinds of what is found here.
+pub const KINDS: [&str; 2] = ["foreign-drop", "foreign-dnat"];
+
 /// A table of somebody else's, as far as it decides what passes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
@@ -253,7 +256,7 @@ fn dropped(node: &Name, chosen: &Chosen, done: &Done, place: &Place) -> Finding 
         false if node.is_host() => format!("a packet must pass every table: the owner of this one must add{lines}"),
         false => format!("a packet must pass every table: the owner of this one must add, in {node}{lines}"),
     };
-    Finding { node: node.clone(), wire: done.wire(), kind: "foreign-drop", message, hint, blocks: false }
+    Finding { node: node.clone(), wire: done.wire(), kind: KINDS[0], message, hint, blocks: false }
 }
 
 fn taken(node: &Name, chosen: &Chosen, done: &Done, place: &Place) -> Finding {
@@ -271,7 +274,7 @@ fn taken(node: &Name, chosen: &Chosen, done: &Done, place: &Place) -> Finding {
         done.flows(),
     );
     let hint = "publish it by another port there, or by another in the file".to_owned();
-    Finding { node: node.clone(), wire: done.wire(), kind: "foreign-dnat", message, hint, blocks: false }
+    Finding { node: node.clone(), wire: done.wire(), kind: KINDS[1], message, hint, blocks: false }
 }
 
 /// A name that somebody else gave, fit to be shown.

@@ -87,12 +87,10 @@ impl<'a> Grants<'a> {
     /// comes in on.
     pub fn landing(&self, dial: &Dial, on: &str) -> Landing<'a> {
         let at_host = |verdict| Landing { node: HOST, arrives: None, verdict };
-        if let Some(block) = &self.topology.host.block {
-            match self.holds(block, dial.source) {
-                Some(false) => {}
-                Some(true) => return at_host(Verdict::Drop),
-                None => return at_host(Verdict::Depends(block.clone())),
-            }
+        match (self.blocks(dial.source), &self.topology.host.block) {
+            (None, Some(block)) => return at_host(Verdict::Depends(block.clone())),
+            (Some(true), _) => return at_host(Verdict::Drop),
+            _ => {}
         }
         let here = |grant: &&Grant| {
             let Asks { address, on: device, .. } = grant.asks;
@@ -113,6 +111,11 @@ impl<'a> Grants<'a> {
             }
         }
         at_host(first(self.between(OUTSIDE, HOST).iter().map(|grant| (grant, self.allows(grant, dial)))))
+    }
+
+    /// Whether the host drops whatever comes from an address, before it asks what that is; `None`: nobody knows.
+    pub fn blocks(&self, source: IpAddr) -> Option<bool> {
+        self.topology.host.block.as_ref().map_or(Some(false), |block| self.holds(block, source))
     }
 
     /// Whether a grant is for a connection; an unknown set is the answer where it turns on that.

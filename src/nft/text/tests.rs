@@ -3,9 +3,11 @@ use std::process::{Command, Stdio};
 
 use ipnetwork::IpNetwork;
 
-use super::super::build::{Side, Way, among};
-use super::super::{Foreign, Text};
+use super::raise::{COMMENT_MAX, PREFIX_MAX};
+use super::words::quoted;
 use super::*;
+use crate::nft::build::{ESTABLISHED, ICMP, ICMPV6, INVALID, NEW, RELATED, Side, TCP, UDP, Way, among};
+use crate::nft::{Among, Compare, Expression as E, Foreign, Header, Limit, Meta, REG, Text, Value, Verdict};
 
 pub(crate) mod property;
 

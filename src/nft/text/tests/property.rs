@@ -1,6 +1,6 @@
 //! Whatever a table is, nft reads its text, and says the same.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 

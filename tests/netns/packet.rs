@@ -60,7 +60,7 @@ pub struct Packet {
     /// Of IPv4: options, padded to words.
     pub options: Vec<u8>,
     /// Of IPv4: the identification, and the flags with the offset of a fragment.
-    fragment: (u16, u16),
+    pub fragment: (u16, u16),
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -149,7 +149,7 @@ fn broad() -> Table {
             .accept(),
         Rule::new().limit_each("rate.1", true, SECOND).accept(),
         Rule::new().limit_each("rate.1", true, Limit { over: true, unit: 60, ..SECOND }).drop(),
-        Rule::new().record("would.leaf"),
+        Rule::new().record("would.leaf", false),
         Rule::new().device(Way::In, "lo").accept(),
         Rule::new().devices(Way::Out, among(Type::IfName, ["a", "b"].map(Value::device)), true).accept(),
         Rule::new().handed_on().accept(),

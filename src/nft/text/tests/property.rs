@@ -165,7 +165,8 @@ impl Maker {
             15 => rule.not_for_this_host(),
             16 => rule.limit(self.limit()),
             17 => rule.limit_each("rate.1", true, self.limit()),
-            18 => rule.record("would.x"),
+            18 if self.often() => rule.record("would.x", false),
+            18 => rule.family(true).protocol(ICMP).record("would.x", true),
             _ => rule.log(self.words(90)),
         }
     }

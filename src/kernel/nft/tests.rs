@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::super::socket::NETLINK_NETFILTER;
 use super::*;
 use crate::nft::build::{ESTABLISHED, ICMP, ICMPV6, INVALID, NEW, RELATED, Side, TCP, UDP, Way, among};
-use crate::nft::{Base, Chain, Compare, Foreign, Hook, Key, Kind, Leads, Limit, Rule, Type, Value};
+use crate::nft::{Base, Chain, Compare, Hook, Key, Kind, Leads, Limit, Rule, Type, Value};
 
 /// Set for the test that runs in namespaces of its own.
 const ALONE: &str = "WIRE_TEST_ALONE";

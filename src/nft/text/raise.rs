@@ -125,7 +125,7 @@ impl Reader<'_> {
             }
             [BOTH_PORTS, E::Compare { from: REG, how: Compare::Equal, value }, ..] => match value.as_bytes() {
                 [from @ .., high, low] if from.len() == 2 => {
-                    let header = with_ports(self.protocol, 2)?;
+                    let header = with_ports(self.protocol)?;
                     let ports = [Value::new(from), Value::new(&[*high, *low])].map(|port| say(Type::Service, &port));
                     let [Some(from), Some(to)] = ports else { return None };
                     (format!("{header} sport {from} {header} dport {to}"), 2)
@@ -236,7 +236,7 @@ impl Reader<'_> {
                     (Some(ICMP), None | Some(true)) if icmp => ("icmp type", Loaded::Of(Type::IcmpType)),
                     (Some(ICMPV6), None | Some(false)) if icmp => ("icmpv6 type", Loaded::Of(Type::Icmpv6Type)),
                     (protocol, _) if matches!((offset, length), (0 | 2, 2)) => {
-                        let header = with_ports(protocol, offset)?;
+                        let header = with_ports(protocol)?;
                         let port = if offset == 0 { "sport" } else { "dport" };
                         return Some((format!("{header} {port}"), Loaded::Of(Type::Service)));
                     }
@@ -338,12 +338,11 @@ const ICMP_TYPE: E = E::Payload { base: Header::Transport, offset: 0, length: 1,
 /// The source port and the destination port, which nft looks at in one where both must be the ones it is told.
 const BOTH_PORTS: E = E::Payload { base: Header::Transport, offset: 0, length: 4, to: REG };
 
-/// nft's word for the header that begins with two ports. Of ICMP it takes the type and code for the first of them.
-fn with_ports(protocol: Option<u8>, offset: u8) -> Option<&'static str> {
+/// nft's word for a header that begins with two ports.
+fn with_ports(protocol: Option<u8>) -> Option<&'static str> {
     match protocol {
         Some(TCP) => Some("tcp"),
         Some(UDP) => Some("udp"),
-        Some(ICMP) if offset == 0 => Some("th"),
         Some(_) => None,
         None => Some("th"),
     }

@@ -166,7 +166,7 @@ impl Maker {
             16 => rule.limit(self.limit()),
             17 => rule.limit_each("rate.1", true, self.limit()),
             18 if self.often() => rule.record("would.x", false),
-            18 => rule.family(true).protocol(ICMP).record("would.x", true),
+            18 => rule.protocols(&[TCP, UDP], true).record("would.x", true),
             _ => rule.log(self.words(90)),
         }
     }

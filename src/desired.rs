@@ -215,6 +215,11 @@ impl<'a> Ways<'a> {
         ways
     }
 
+    /// The wire that a node's default route leads over, if it has one.
+    pub fn out(&self, node: &Name) -> Option<&'a Wire> {
+        self.out.get(node).copied()
+    }
+
     /// The routes over an end: its own subnet, a default route where it is the node's way out, and the way back to the clients
     /// of a hub.
     fn routes(&self, wire: &Wire, side: usize) -> BTreeSet<Route> {

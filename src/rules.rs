@@ -983,7 +983,8 @@ impl<'a> Draft<'_, 'a> {
         let rules = [
             Rule::new().limit(LOGGED).log(format!("wire watched {}", wire.name)),
             Rule::new().count(&watched),
-            Rule::new().state(NEW).record(&would),
+            Rule::new().protocols(&[TCP, UDP]).state(NEW).record(&would, false),
+            Rule::new().family(true).protocol(ICMP).state(NEW).record(&would, true),
             Rule::new().accept(),
         ];
         self.chain(watched, Chain::of(rules));

@@ -175,7 +175,7 @@ fn cases() -> Vec<(Rule, &'static str)> {
             "update @rate.1 { ip saddr limit rate 10/minute burst 3 packets } accept",
         ),
         (
-            new().record("would.9lives").accept(),
+            new().record("would.9lives", false).accept(),
             "update @would.9lives { ip saddr . ip daddr . meta l4proto . th dport } accept",
         ),
         (new().log("wire denied 9lives"), "log prefix \"wire denied 9lives\" group 119"),

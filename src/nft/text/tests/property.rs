@@ -165,7 +165,7 @@ impl Maker {
             15 => rule.not_for_this_host(),
             16 => rule.limit(self.limit()),
             17 => rule.limit_each("rate.1", true, self.limit()),
-            18 => rule.record("would.x"),
+            18 => rule.record("would.x", false),
             _ => rule.log(self.words(90)),
         }
     }

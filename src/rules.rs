@@ -481,7 +481,9 @@ impl<'a> Draft<'_, 'a> {
         }
         for ipv4 in [true, false] {
             let inside = of_family(INSIDE, ipv4);
-            if !uplinks.is_empty() && self.set(&inside) {
+            let any = rules.inside.iter().any(|(first, _, _)| first.is_ipv4() == ipv4);
+            if !uplinks.is_empty() && any {
+                self.set(&inside);
                 let set = Among::Named(inside.into());
                 let rule = from_outside().address_in(Side::Source, ipv4, set, false).goto(NOBODY);
                 input.push(rule.comment("nobody outside has an address of the topology"));
@@ -995,10 +997,9 @@ impl<'a> Draft<'_, 'a> {
         self.chain(watched, Chain::of(rules));
     }
 
-    /// Takes a named set of addresses into the table. Whether it has any element.
-    fn set(&mut self, name: &str) -> bool {
+    /// Takes a named set of addresses into the table.
+    fn set(&mut self, name: &str) {
         let ranges = self.rules.ranges(name).unwrap_or_default();
-        let any = !ranges.is_empty();
         let ipv4 = !(name.starts_with("set6.") || name.ends_with('6') && [PRIVATE[1], INSIDE[1]].contains(&name));
         let timeout = name.starts_with("set.") || name.starts_with("set6.");
         self.table.sets.entry(name.into()).or_insert_with(|| Set {
@@ -1008,7 +1009,6 @@ impl<'a> Draft<'_, 'a> {
             elements: elements(&ranges),
             ..Set::default()
         });
-        any
     }
 
     fn map(&mut self, name: &str, leads: Vec<(&Device, String)>) {
@@ -1209,8 +1209,11 @@ fn needs<'a>(hub: &'a Hub) -> Vec<Published<'a>> {
     };
     let mut needs: Vec<Published> = Vec::new();
     if !hub.sites.is_empty() || !hub.redirects.is_empty() {
-        let web = Service { protocol: Protocol::Tcp, ports: vec![(80, 80), (443, 443)], icmp_type: None };
-        needs.push(published(web, None));
+        // One by one: the file may publish either itself.
+        needs.extend([80, 443].map(|port| {
+            let ports = vec![(port, port)];
+            published(Service { protocol: Protocol::Tcp, ports, icmp_type: None }, None)
+        }));
     }
     if let Some(wireguard) = &hub.wireguard {
         let ports = vec![(wireguard.listen, wireguard.listen)];

@@ -983,8 +983,9 @@ impl<'a> Draft<'_, 'a> {
         let rules = [
             Rule::new().limit(LOGGED).log(format!("wire watched {}", wire.name)),
             Rule::new().count(&watched),
-            Rule::new().protocols(&[TCP, UDP]).state(NEW).record(&would, false),
-            Rule::new().family(true).protocol(ICMP).state(NEW).record(&would, true),
+            Rule::new().protocols(&[TCP, UDP], false).state(NEW).record(&would, false),
+            // Not by ICMP's own number: nft takes that for implied by what follows, and forgets it.
+            Rule::new().protocols(&[TCP, UDP], true).state(NEW).record(&would, true),
             Rule::new().accept(),
         ];
         self.chain(watched, Chain::of(rules));

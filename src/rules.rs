@@ -1137,7 +1137,7 @@ fn private(ipv4: bool) -> Vec<Range> {
             "224.0.0.0/3",
         ],
         // The first holds ::1, addresses that stand for IPv4 ones, and NAT64's.
-        false => &["::/8", "64:ff9b::/96", "fc00::/7", "fe80::/9", "ff00::/8"],
+        false => &["::/8", "fc00::/7", "fe80::/9", "ff00::/8"],
     };
     networks.iter().filter_map(|text| text.parse().ok()).map(|network: IpNetwork| range(&network)).collect()
 }

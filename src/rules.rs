@@ -153,6 +153,11 @@ impl<'a> Rules<'a> {
             };
             if passes {
                 forwarding.wires.insert(&wire.name);
+                let exit = self.host_wire(node).filter(|_| self.leads_outside(wire, *side, far));
+                if wire.subnet6.is_some() && self.passes_ipv6(wire, *side, exit) {
+                    forwarding.wires6.insert(&wire.name);
+                    forwarding.wires6.extend(exit.filter(|exit| exit.subnet6.is_some()).map(|exit| &exit.name));
+                }
                 let beyond = match node.is_host() {
                     true => self
                         .topology
@@ -165,13 +170,22 @@ impl<'a> Rules<'a> {
                     false => self.clients_of(node).map(|clients| &clients.device).into_iter().collect(),
                 };
                 forwarding.devices.extend(beyond);
-                if let Some(exit) = self.host_wire(node).filter(|_| self.leads_outside(wire, *side, far)) {
-                    forwarding.wires.insert(&exit.name);
-                }
-                forwarding.ipv6 |= wire.subnet6.is_some();
+                forwarding.wires.extend(exit.map(|exit| &exit.name));
             }
         }
         forwarding
+    }
+
+    /// Whether what passes this node over one of its wires may be IPv6. `exit` is where a hub's leaf leaves by.
+    fn passes_ipv6(&self, wire: &'a Wire, side: usize, exit: Option<&Wire>) -> bool {
+        let (here, far) = (&wire.ends[side].node, &wire.far(side).node);
+        let any = |openings: Vec<Opening>| openings.iter().any(|opening| !opening.ipv4);
+        let watched = wire.mode == Mode::Audit;
+        if here.is_host() {
+            return watched || any(self.handed_in(wire, side)) || any(self.outwards(wire, side));
+        }
+        let outside = || watched || any(self.outwards(wire, side)) || self.forwards_to(far, wire).next().is_some();
+        any(self.for_clients(wire, side)) || exit.is_some_and(|exit| exit.subnet6.is_some()) && outside()
     }
 
     /// Whether a leaf at the far end of a hub's wire is spoken for to the outside or handed anything from there.
@@ -355,10 +369,10 @@ impl<'a> Rules<'a> {
 #[derive(Debug, Default, PartialEq)]
 pub struct Forwarding<'a> {
     pub wires: BTreeSet<&'a Name>,
+    /// Those of them that IPv6 passes too.
+    pub wires6: BTreeSet<&'a Name>,
     /// Uplinks of the host, tunnels of a hub.
     pub devices: BTreeSet<&'a Device>,
-    /// Whether IPv6 passes too.
-    pub ipv6: bool,
 }
 
 /// The name of the chain that denies what goes over a wire; in audit mode, that lets it pass and remembers it.

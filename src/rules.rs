@@ -12,8 +12,8 @@ use ipnetwork::IpNetwork;
 
 use crate::nft::build::{ESTABLISHED, ICMP, ICMPV6, INVALID, NEW, RELATED, Side, TCP, UDP, Way, among};
 use crate::nft::{
-    Among, Base, Chain, Compare, Element, Hook, Key, Kind, Leads, Limit, Rule, Set, Table, Target, Text, Type, Value,
-    Verdict,
+    Among, Base, Chain, Compare, Element, Elements, Hook, Key, Kind, Leads, Limit, Rule, Set, Table, Target, Text,
+    Type, Value, Verdict,
 };
 use crate::topology::{
     Clients, Device, Flow, Forward, Hub, Mode, Name, OUTSIDE, Per, Policy, Protocol, Service, Tls, Topology, Whom, Wire,
@@ -342,7 +342,7 @@ impl<'a> Rules<'a> {
     }
 
     /// The elements of a set of a table.
-    pub fn elements(&self, set: &str) -> BTreeMap<Key, Element> {
+    pub fn elements(&self, set: &str) -> Elements {
         elements(&self.ranges(set).unwrap_or_default())
     }
 
@@ -1156,7 +1156,7 @@ fn device_set(devices: &[&Device]) -> Among {
     among(Type::IfName, devices.iter().map(|device| Value::device(device.as_str())))
 }
 
-fn elements(ranges: &[Range]) -> BTreeMap<Key, Element> {
+fn elements(ranges: &[Range]) -> Elements {
     let key = |first, last| Key::Range(Value::address(first), Value::address(last));
     let element = |expires| Element { expires, ..Element::default() };
     ranges.iter().map(|&(first, last, expires)| (key(first, last), element(expires))).collect()

@@ -586,7 +586,7 @@ impl<'a> Draft<'_, 'a> {
         let mut list = Vec::new();
         for pair in pairs(wire, side) {
             if !pair.ipv4 {
-                list.push(neighbours(Side::Source, pair.far));
+                list.extend(neighbours(pair.far));
             }
             let own = IpNetwork::from(pair.own);
             list.push(Rule::new().address(Side::Destination, Compare::Different, &own).goto(&end));
@@ -602,7 +602,7 @@ impl<'a> Draft<'_, 'a> {
         let mut list = Vec::new();
         for pair in pairs(wire, side) {
             if !pair.ipv4 {
-                list.push(neighbours(Side::Source, pair.own));
+                list.extend(neighbours(pair.own));
                 // The kernel tells routers which groups it listens to (RFC 3810); there is none here to be told.
                 list.push(Rule::new().icmp_types(ICMPV6, &[131, 132, 143]).drop());
             }
@@ -704,7 +704,14 @@ impl<'a> Draft<'_, 'a> {
 
     /// From a hub's host wire to its leaves: what the hub hands on, and answers.
     fn passing_in(&mut self, wire: &'a Wire, side: usize, list: &mut Vec<Rule>) {
+        let asked = !self.rules.for_clients(wire, side).is_empty();
         for pair in pairs(wire, side) {
+            // What the hub's clients ask of the host is answered by the host itself.
+            if asked {
+                let answer = || Rule::new().address(Side::Source, Compare::Equal, &IpNetwork::from(pair.far));
+                list.push(answer().state(ESTABLISHED).accept());
+                list.push(answer().state(RELATED).jump("related"));
+            }
             let inside = of_family(INSIDE, pair.ipv4);
             self.set(&inside);
             let set = Among::Named(inside.into());
@@ -1058,10 +1065,19 @@ fn related() -> Chain {
     ])
 }
 
-/// Neighbour solicitation and advertisement (RFC 4861) of one address.
-fn neighbours(side: Side, address: IpAddr) -> Rule {
-    let rule = Rule::new().address(side, Compare::Equal, &IpNetwork::from(address));
-    rule.from_the_link().icmp_types(ICMPV6, &[135, 136]).accept()
+/// Neighbour solicitation and advertisement (RFC 4861) of one address. For a packet that it passes on the kernel asks from its
+/// link-local one (`ndisc_solicit`, net/ipv6/ndisc.c).
+fn neighbours(address: IpAddr) -> Vec<Rule> {
+    let of = |network: &IpNetwork| {
+        let rule = Rule::new().address(Side::Source, Compare::Equal, network);
+        rule.from_the_link().icmp_types(ICMPV6, &[135, 136]).accept()
+    };
+    [Some(IpNetwork::from(address)), link_local()].iter().flatten().map(of).collect()
+}
+
+/// Every link-local address of IPv6 (RFC 4291, 2.5.6).
+fn link_local() -> Option<IpNetwork> {
+    IpNetwork::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10).ok()
 }
 
 /// A rule for each way of asking for a service: ports one by one in one, each range in one.

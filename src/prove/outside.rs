@@ -116,6 +116,10 @@ impl Gathered<'_, '_> {
             .collect();
         for far in [&first.far].into_iter().chain(&first.others) {
             let ip = IpAddr::from(*far);
+            // Whoever is blocked cannot answer, so that it would not be seen what was sent to him.
+            if self.questions.grants.blocks(ip) != Some(false) {
+                continue;
+            }
             for &what in &whats {
                 let service = what.service(ip);
                 let dial = Dial {

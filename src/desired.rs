@@ -265,7 +265,9 @@ fn out<'a>(topology: &Topology, node: &Name, wires: &[(&'a Wire, usize)], goes_o
     }
     let to_host = towards(&Name::is_host);
     let publishing = to_host.iter().copied().find(|wire| !wire.publish.is_empty());
-    if publishing.is_some() || hub(node) {
+    // Only the host can give a node an address of its own, and only what comes from the node itself.
+    let snat = topology.nodes.get(node).is_some_and(|node| node.snat.is_some()) && goes_out;
+    if publishing.is_some() || hub(node) || snat {
         return publishing.or(to_host.first().copied());
     }
     let to_hub = towards(&hub);

@@ -724,7 +724,14 @@ impl<'a> Draft<'_, 'a> {
 
     /// From a hub's host wire to its leaves: what the hub hands on, and answers.
     fn passing_in(&mut self, wire: &'a Wire, side: usize, list: &mut Vec<Rule>) {
+        let asked = !self.rules.for_clients(wire, side).is_empty();
         for pair in pairs(wire, side) {
+            // What the hub's clients ask of the host is answered by the host itself.
+            if asked {
+                let answer = || Rule::new().address(Side::Source, Compare::Equal, &IpNetwork::from(pair.far));
+                list.push(answer().state(ESTABLISHED).accept());
+                list.push(answer().state(RELATED).jump("related"));
+            }
             let inside = of_family(INSIDE, pair.ipv4);
             self.set(&inside);
             let set = Among::Named(inside.into());

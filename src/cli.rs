@@ -73,7 +73,13 @@ pub enum Command {
     /// Remove what wire made, and nothing else
     Down(Targets),
     /// List live links and every deviation from the file
-    Audit(Targets),
+    Audit {
+        #[command(flatten)]
+        targets: Targets,
+        /// List what is reachable from outside instead, and where it ends
+        #[arg(long)]
+        published: bool,
+    },
     /// Send real packets between all nodes and compare what passes with what the file says
     Prove(Targets),
     /// Say from the file whether A may reach B
@@ -87,7 +93,9 @@ pub enum Command {
     },
     /// Print packets as they are denied (and those of flows with `log = true`), each with the line that would allow it
     Log(Targets),
-    /// Print what would be installed, from the file alone
+    /// Turn what wires in audit mode let pass into flows to write
+    Suggest,
+    /// Print what would be installed
     Render {
         #[command(subcommand)]
         what: Render,

@@ -586,7 +586,7 @@ impl<'a> Draft<'_, 'a> {
         let mut list = Vec::new();
         for pair in pairs(wire, side) {
             if !pair.ipv4 {
-                list.push(neighbours(Side::Source, pair.far));
+                list.extend(neighbours(pair.far));
             }
             let own = IpNetwork::from(pair.own);
             list.push(Rule::new().address(Side::Destination, Compare::Different, &own).goto(&end));
@@ -602,7 +602,7 @@ impl<'a> Draft<'_, 'a> {
         let mut list = Vec::new();
         for pair in pairs(wire, side) {
             if !pair.ipv4 {
-                list.push(neighbours(Side::Source, pair.own));
+                list.extend(neighbours(pair.own));
                 // The kernel tells routers which groups it listens to (RFC 3810); there is none here to be told.
                 list.push(Rule::new().icmp_types(ICMPV6, &[131, 132, 143]).drop());
             }
@@ -983,7 +983,9 @@ impl<'a> Draft<'_, 'a> {
         let rules = [
             Rule::new().limit(LOGGED).log(format!("wire watched {}", wire.name)),
             Rule::new().count(&watched),
-            Rule::new().state(NEW).record(&would),
+            Rule::new().protocols(&[TCP, UDP], false).state(NEW).record(&would, false),
+            // Not by ICMP's own number: nft takes that for implied by what follows, and forgets it.
+            Rule::new().protocols(&[TCP, UDP], true).state(NEW).record(&would, true),
             Rule::new().accept(),
         ];
         self.chain(watched, Chain::of(rules));
@@ -1056,10 +1058,15 @@ fn related() -> Chain {
     ])
 }
 
-/// Neighbour solicitation and advertisement (RFC 4861) of one address.
-fn neighbours(side: Side, address: IpAddr) -> Rule {
-    let rule = Rule::new().address(side, Compare::Equal, &IpNetwork::from(address));
-    rule.from_the_link().icmp_types(ICMPV6, &[135, 136]).accept()
+/// Neighbour solicitation and advertisement (RFC 4861) from one end: by its address, or by its link-local one, which the kernel
+/// asks from where it forwards, and where it makes sure of a neighbour that it knows.
+fn neighbours(address: IpAddr) -> impl Iterator<Item = Rule> {
+    // RFC 4291, 2.5.6.
+    let link_local = IpNetwork::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 64);
+    [Ok(IpNetwork::from(address)), link_local].into_iter().flatten().map(|from| {
+        let rule = Rule::new().address(Side::Source, Compare::Equal, &from);
+        rule.from_the_link().icmp_types(ICMPV6, &[135, 136]).accept()
+    })
 }
 
 /// A rule for each way of asking for a service: ports one by one in one, each range in one.

@@ -138,11 +138,14 @@ impl Voice {
         }
     }
 
-    pub fn audit(&self, audit: &report::Audit) {
+    pub fn audit(&self, audit: &report::Audit, path: &str) {
         if self.json {
             self.print_json(&serde_json::json!(audit));
         } else {
-            self.print(&report::audit_table(audit, self.out));
+            self.print(&match audit.published {
+                Some(_) => report::published(audit, path, self.out),
+                None => report::audit_table(audit, self.out),
+            });
             if audit.deviations.is_empty() {
                 self.say("audit: in accord with the file");
             }
@@ -168,7 +171,7 @@ impl Voice {
         } else {
             self.report(report, "lab");
             self.proof(proof);
-            self.audit(audit);
+            self.audit(audit, "");
             self.say("the lab is gone again");
         }
     }

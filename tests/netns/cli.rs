@@ -15,7 +15,7 @@ fn usage() {
     }
     let help = host.wire(&["--help"]).expect(0);
     for command in
-        ["check", "number", "plan", "up", "down", "audit", "prove", "why", "log", "lab", "completions", "man"]
+        ["check", "number", "plan", "up", "down", "audit", "prove", "why", "render", "log", "lab", "completions", "man"]
     {
         assert!(help.stdout.contains(command), "{command}: {}", help.stdout);
         assert!(!host.wire(&[command, "--help"]).expect(0).stdout.is_empty());

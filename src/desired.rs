@@ -54,7 +54,7 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
             let is_default = device.as_str() == "default" && !forwarding.devices.is_empty();
             let forwards = forwarding.devices.contains(device) || is_default;
             let on = match setting {
-                Setting::ForceForwarding6 => forwards && forwarding.ipv6,
+                Setting::ForceForwarding6 => forwards && !forwarding.wires6.is_empty(),
                 _ => forwards,
             };
             if device.as_str() == "all" {
@@ -78,7 +78,7 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
         end.settings.insert(Setting::Forwarding, i32::from(forwards));
         let ipv6 = end.settings.get(&Setting::DisableIpv6) == Some(&0);
         if ipv6 && all(Setting::ForceForwarding6).is_some() {
-            end.settings.insert(Setting::ForceForwarding6, i32::from(forwards));
+            end.settings.insert(Setting::ForceForwarding6, i32::from(forwarding.wires6.contains(wire)));
         }
     }
     wanted.table = match name.is_host() {

@@ -18,6 +18,7 @@ use crate::packet::{Ear, Injector, PATIENCE, Packet, is_root};
 mod gate;
 mod link;
 mod time;
+mod trust;
 
 /// A house with one of everything that can be attacked: two hubs, one with clients, leaves of both, a leaf of the host, a wire
 /// between two leaves; published and handed-on ports, ways out, wires with IPv6 and without.

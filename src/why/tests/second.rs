@@ -4,16 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use self::naive::{Naive, Place, Verdict, What};
 use super::{ask, parsed};
+use crate::naive::{Naive, Place, Verdict, What};
 use crate::topology::HOST;
-
-#[expect(dead_code, reason = "the truth tables use the rest")]
-#[path = "../../../tests/netns/naive.rs"]
-mod naive;
-
-#[path = "../../../tests/netns/cases.rs"]
-mod cases;
 
 type Addresses = BTreeMap<Place, BTreeSet<IpAddr>>;
 
@@ -135,7 +128,7 @@ fn a_second_reading_of_every_house_says_the_same() {
 #[test]
 fn a_second_reading_of_every_generated_case_says_the_same() {
     let mut all = Vec::new();
-    for (name, text) in cases::chains().into_iter().flat_map(|chain| chain.cases) {
+    for (name, text) in crate::cases::chains().into_iter().flat_map(|chain| chain.cases) {
         let (_, differ) = ask_all(&text);
         all.extend(differ.into_iter().map(|line| format!("{name}: {line}")));
     }

@@ -162,8 +162,14 @@ impl House {
     /// What a node has denied that no wire knows.
     #[track_caller]
     fn denied_by_nobody(&self, node: &str) -> u64 {
-        let rules = self.rules(node, "denied");
-        let counted = rules.iter().find_map(|(_, rule)| rule.split_once("counter packets ")?.1.split(' ').next());
+        self.counted(node, "denied")
+    }
+
+    /// What the end of a chain has counted.
+    #[track_caller]
+    fn counted(&self, node: &str, chain: &str) -> u64 {
+        let rules = self.rules(node, chain);
+        let counted = rules.iter().rev().find_map(|(_, rule)| rule.split_once("counter packets ")?.1.split(' ').next());
         counted.expect("the last rule counts").parse().expect("a number")
     }
 

@@ -145,7 +145,7 @@ impl<'a> Rules<'a> {
         for (wire, side) in self.wires_of(node) {
             let far = &wire.far(*side).node;
             let passes = match node.is_host() {
-                true => !self.published(wire, *side).is_empty() || self.speakers(wire, *side).next().is_some(),
+                true => !self.published(wire).is_empty() || self.speakers(wire, *side).next().is_some(),
                 false => {
                     (self.topology.hubs.contains_key(node) && self.leads_outside(wire, *side, far))
                         || !self.for_clients(wire, *side).is_empty()
@@ -164,7 +164,7 @@ impl<'a> Rules<'a> {
                         .host
                         .uplinks
                         .iter()
-                        .chain(self.published(wire, *side).iter().filter_map(|published| published.on))
+                        .chain(self.published(wire).iter().filter_map(|published| published.on))
                         .collect(),
                     false if self.for_clients(wire, *side).is_empty() => Vec::new(),
                     false => self.clients_of(node).map(|clients| &clients.device).into_iter().collect(),
@@ -254,13 +254,18 @@ impl<'a> Rules<'a> {
         nodes.filter(|node| self.speaks(node) && self.way_out(node).last().is_some_and(|last| last.name == wire.name))
     }
 
-    /// What passes the host to the outside over a wire, with whose it is.
+    /// What passes the host to the outside over a wire, with whose it is. A hub speaks for all its leaves with one voice, so that
+    /// what many of them may do is said once.
     fn spoken_for(&self, wire: &'a Wire, side: usize) -> Vec<(&'a Name, &Egress<'a>)> {
-        self.speakers(wire, side).flat_map(|node| self.egress(node).iter().map(move |egress| (node, egress))).collect()
+        let far = &wire.far(side).node;
+        let mut said = BTreeSet::new();
+        let all = self.speakers(wire, side).flat_map(|node| self.egress(node).iter().map(move |egress| (node, egress)));
+        all.filter(|(node, egress)| node == &far || said.insert((egress.service.to_string(), egress.to.to_string())))
+            .collect()
     }
 
     /// What is published over a host wire, whatever asks for it.
-    fn published(&self, wire: &'a Wire, side: usize) -> Vec<Published<'a>> {
+    fn published(&self, wire: &'a Wire) -> Vec<Published<'a>> {
         let mut published: Vec<Published> = (wire.publish.iter())
             .map(|publish| Published {
                 service: Arc::new(publish.flow.clone()),
@@ -274,7 +279,6 @@ impl<'a> Rules<'a> {
             .collect();
         let far = &wire.ends[usize::from(wire.ends[0].node.is_host())].node;
         let first = self.host_wire(far).is_some_and(|first| first.name == wire.name);
-        let _ = side;
         for need in self.needed.get(far).into_iter().flatten().filter(|_| first) {
             let said = |known: &Published| {
                 known.address.is_none()
@@ -491,7 +495,9 @@ impl<'a> Draft<'_, 'a> {
         }
         for ipv4 in [true, false] {
             let inside = of_family(INSIDE, ipv4);
-            if !uplinks.is_empty() && self.set(&inside) {
+            let any = rules.inside.iter().any(|(first, _, _)| first.is_ipv4() == ipv4);
+            if !uplinks.is_empty() && any {
+                self.set(&inside);
                 let set = Among::Named(inside.into());
                 let rule = from_outside().address_in(Side::Source, ipv4, set, false).goto(NOBODY);
                 input.push(rule.comment("nobody outside has an address of the topology"));
@@ -647,7 +653,7 @@ impl<'a> Draft<'_, 'a> {
         let rules = self.rules;
         let (here, far) = (&wire.ends[side].node, &wire.far(side).node);
         let out = rules.way_out(here).first().is_some_and(|first| first.name == wire.name) && rules.speaks(here);
-        let published = far.is_host() && !rules.published(wire, side).is_empty();
+        let published = far.is_host() && !rules.published(wire).is_empty();
         !here.is_host() && (out || published || rules.forwards_to(here, wire).next().is_some())
     }
 
@@ -790,7 +796,7 @@ impl<'a> Draft<'_, 'a> {
         let (mut before, mut behind) = (Vec::new(), Vec::new());
         for (wire, side) in rules.wires_of(self.node) {
             for pair in pairs(wire, *side) {
-                for published in rules.published(wire, *side) {
+                for published in rules.published(wire) {
                     before.extend(self.hand_in(wire, &published, pair.far, &uplinks));
                 }
                 if let Some(rule) = rules.leave(wire, *side, pair.far, &towards) {
@@ -1005,10 +1011,9 @@ impl<'a> Draft<'_, 'a> {
         self.chain(watched, Chain::of(rules));
     }
 
-    /// Takes a named set of addresses into the table. Whether it has any element.
-    fn set(&mut self, name: &str) -> bool {
+    /// Takes a named set of addresses into the table.
+    fn set(&mut self, name: &str) {
         let ranges = self.rules.ranges(name).unwrap_or_default();
-        let any = !ranges.is_empty();
         let ipv4 = !(name.starts_with("set6.") || name.ends_with('6') && [PRIVATE[1], INSIDE[1]].contains(&name));
         let timeout = name.starts_with("set.") || name.starts_with("set6.");
         self.table.sets.entry(name.into()).or_insert_with(|| Set {
@@ -1018,7 +1023,6 @@ impl<'a> Draft<'_, 'a> {
             elements: elements(&ranges),
             ..Set::default()
         });
-        any
     }
 
     fn map(&mut self, name: &str, leads: Vec<(&Device, String)>) {
@@ -1219,8 +1223,11 @@ fn needs<'a>(hub: &'a Hub) -> Vec<Published<'a>> {
     };
     let mut needs: Vec<Published> = Vec::new();
     if !hub.sites.is_empty() || !hub.redirects.is_empty() {
-        let web = Service { protocol: Protocol::Tcp, ports: vec![(80, 80), (443, 443)], icmp_type: None };
-        needs.push(published(web, None));
+        // One by one: the file may publish either itself.
+        needs.extend([80, 443].map(|port| {
+            let ports = vec![(port, port)];
+            published(Service { protocol: Protocol::Tcp, ports, icmp_type: None }, None)
+        }));
     }
     if let Some(wireguard) = &hub.wireguard {
         let ports = vec![(wireguard.listen, wireguard.listen)];

@@ -2,36 +2,45 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired;
+use crate::desired::{self, Ways};
 use crate::error::Error;
-use crate::kernel::run::RunDirectory;
+use crate::kernel::run::{Lock, RunDirectory};
 use crate::kernel::{self, Kernel, Where};
 use crate::plan::{self, Change, Plan};
+use crate::prove::world::World;
+use crate::prove::{self, House, Proof};
 use crate::report::Report;
+use crate::rules::Rules;
+use crate::sets::{self, Sets};
 use crate::state::State;
 use crate::target::Scope;
 use crate::topology::{Name, Topology};
 use crate::voice::{Progress, Voice};
+use crate::why::dial::Contents;
 
 /// A container may come back in a new namespace while it is wired: then what is left is done once more, a few times.
 const ROUNDS: usize = 4;
 
+/// Waits for this run's turn to change anything.
+pub fn lock(voice: &Voice) -> Result<Lock, Error> {
+    kernel::may("wire network namespaces", &[kernel::ENTER, kernel::CHANGE])?;
+    RunDirectory::open()?.lock(|| voice.say("waiting for another run of wire to end"))
+}
+
 /// Makes the kernel what is wanted, and looks again: what is not so then has failed, whatever the kernel answered before.
 pub fn change(
     voice: &Voice,
-    topology: &Topology,
+    rules: &Rules,
     scope: &Scope,
+    _lock: &Lock,
     want: impl Fn(&State) -> State,
 ) -> Result<(Report, State), Error> {
-    kernel::may("wire network namespaces", &[kernel::ENTER, kernel::CHANGE])?;
-    let run = RunDirectory::open()?;
-    let _lock = run.lock(|| voice.say("waiting for another run of wire to end"))?;
-    let mut kernel = Kernel::open(Some(run))?;
+    let mut kernel = Kernel::open(Some(RunDirectory::open()?))?;
     let mut report = Report::default();
     let mut refused: Vec<(Change, String)> = Vec::new();
     let mut round = 0;
     loop {
-        let seen = observe(&mut kernel, topology, scope)?;
+        let seen = observe(&mut kernel, rules, scope)?;
         let Plan { changes, waiting, findings } = plan::diff(&want(&seen), &seen);
         if changes.is_empty() || round == ROUNDS {
             let left: BTreeSet<Option<Name>> = changes.iter().map(|change| change.wire.clone()).collect();
@@ -48,13 +57,29 @@ pub fn change(
         let mut progress = Progress::of(voice);
         let refusals = kernel.apply(&plan, &mut |done, total| progress.show(done, total))?;
         progress.end();
-        refused.extend(refusals.into_iter().map(|refused| (plan.changes[refused.change].clone(), refused.error)));
+        let what = |change: usize| plan.changes[change].clone().without_table();
+        refused.extend(refusals.into_iter().map(|refused| (what(refused.change), refused.error)));
         let again = std::mem::take(&mut report.done);
         report.done =
             again.into_iter().filter(|done| round == 0 || !plan.changes.iter().any(|c| c.is_same(done))).collect();
-        report.done.extend(plan.changes);
-        kernel.find_again(topology)?;
+        report.done.extend(plan.changes.into_iter().map(Change::without_table));
+        kernel.find_again(rules.topology())?;
         round += 1;
+    }
+}
+
+/// Gives the namespaces that use them the elements of sets as they are now, and touches nothing else of their rules.
+pub fn elements(voice: &Voice, topology: &Topology, changed: &Sets, lock: &Lock) -> Result<(), Error> {
+    let ranges = sets::ranges(changed);
+    let rules = Rules::of(topology, &ranges);
+    let scope = Scope::everything(topology);
+    let (report, _) = change(voice, &rules, &scope, lock, |seen| desired::refilled(&rules, changed.keys(), seen))?;
+    match report.failed.first() {
+        Some((change, error)) => {
+            Err(Error::failed(format!("the kernel's sets are not as they are to be: {change}: {error}"))
+                .hint("running it again is safe"))
+        }
+        None => Ok(()),
     }
 }
 
@@ -74,20 +99,47 @@ fn nodes_of(topology: &Topology, scope: &Scope) -> BTreeSet<Name> {
     ends.chain(scope.nodes.iter().cloned()).collect()
 }
 
-fn observe(kernel: &mut Kernel, topology: &Topology, scope: &Scope) -> Result<State, Error> {
+fn observe(kernel: &mut Kernel, rules: &Rules, scope: &Scope) -> Result<State, Error> {
+    let topology = rules.topology();
     let seen = if scope.everything {
-        kernel.observe(topology, &Where::Everywhere)?
+        kernel.observe(topology, rules, &Where::Everywhere)?
     } else {
-        kernel.observe(topology, &Where::Nodes(&nodes_of(topology, scope)))?
+        kernel.observe(topology, rules, &Where::Nodes(&nodes_of(topology, scope)))?
     };
     Ok(desired::narrow(seen, scope))
 }
 
+/// Sends packets between all nodes that are there. In a lab they know the outside, and everybody who listens.
+pub fn prove(rules: &Rules, scope: &Scope, sets: &Contents, world: Option<&World>) -> Result<Proof, Error> {
+    kernel::may("send packets in network namespaces", &[kernel::ENTER, kernel::CHANGE, kernel::FORGE])?;
+    let mut kernel = Kernel::open(RunDirectory::look()?)?;
+    let topology = rules.topology();
+    let nodes = desired::namespaces(topology);
+    let place = if world.is_some() { Where::Everywhere } else { Where::Nodes(&nodes) };
+    let State { namespaces, waiting, refused } = kernel.observe(topology, rules, &place)?;
+    let house = House {
+        topology,
+        scope,
+        sets,
+        ways: Ways::of(topology, rules),
+        present: namespaces.into_keys().filter(|name| nodes.contains(name) && !refused.contains_key(name)).collect(),
+        host: kernel.addresses_of_host()?,
+        world,
+    };
+    let mut prober = kernel.prober(world.is_some());
+    let mut proof = prove::run(&house, &mut |probes| prober.send(probes), &mut || kernel.denials());
+    let meant = nodes_of(topology, scope);
+    proof.absent = waiting.into_iter().chain(refused).filter(|(node, _)| meant.contains(node)).collect();
+    drop(prober);
+    kernel.leave_open();
+    Ok(proof)
+}
+
 /// For commands that only look: the lock is somebody else's to take, and nothing is made for it.
-pub fn look(topology: &Topology, scope: &Scope) -> Result<State, Error> {
+pub fn look(rules: &Rules, scope: &Scope) -> Result<State, Error> {
     kernel::may("look into other network namespaces", &[kernel::ENTER])?;
     let mut kernel = Kernel::open(RunDirectory::look()?)?;
-    let seen = observe(&mut kernel, topology, scope);
+    let seen = observe(&mut kernel, rules, scope);
     kernel.leave_open();
     seen
 }

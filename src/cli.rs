@@ -14,7 +14,7 @@ const TOPOLOGY: &str = "/etc/wire/topology.toml";
     version,
     after_help = "A TARGET is a module, a node or a wire; where one name is several of these, `module:NAME`, `node:NAME`, \
                   `wire:NAME` say which.\n\nExit codes: 0 done or in accord, 1 failed, 2 wrong usage or invalid topology, \
-                  3 a difference (plan, audit) or denied (why)."
+                  3 a difference (plan, audit, prove) or denied (why)."
 )]
 pub struct Cli {
     /// The topology file; else $WIRE_TOPOLOGY, else /etc/wire/topology.toml
@@ -73,7 +73,15 @@ pub enum Command {
     /// Remove what wire made, and nothing else
     Down(Targets),
     /// List live links and every deviation from the file
-    Audit(Targets),
+    Audit {
+        #[command(flatten)]
+        targets: Targets,
+        /// List what is reachable from outside instead, and where it ends
+        #[arg(long)]
+        published: bool,
+    },
+    /// Send real packets between all nodes and compare what passes with what the file says
+    Prove(Targets),
     /// Say from the file whether A may reach B
     Why {
         /// A node, a VPN peer, `host` or `outside`
@@ -83,7 +91,21 @@ pub enum Command {
         #[arg(value_name = "B[:PROTO/PORT]")]
         to: String,
     },
-    /// Build the whole topology in throw-away namespaces and audit it there; needs no root and no containers
+    /// Print packets as they are denied (and those of flows with `log = true`), each with the line that would allow it
+    Log(Targets),
+    /// Turn what wires in audit mode let pass into flows to write
+    Suggest,
+    /// Print what would be installed
+    Render {
+        #[command(subcommand)]
+        what: Render,
+    },
+    /// Edit an address set at run time
+    Set {
+        #[command(subcommand)]
+        verb: SetVerb,
+    },
+    /// Build the whole topology in throw-away namespaces, prove and audit it there; needs no root and no containers
     Lab {
         /// The node that the command runs in
         #[arg(long = "in", value_name = "NODE", default_value = crate::topology::HOST)]
@@ -96,6 +118,46 @@ pub enum Command {
     Completions { shell: Shell },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Render {
+    /// The rules of a node, or of all, as `nft -f` loads them
+    Nft {
+        #[arg(value_name = "NODE")]
+        node: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SetVerb {
+    /// Add addresses and prefixes; without --for they stay until they are deleted, over a reboot too
+    Add {
+        #[arg(value_name = "NAME")]
+        set: String,
+        #[arg(value_name = "ADDR", required = true)]
+        addresses: Vec<String>,
+        /// How long they stay: `30s`, `5m`, `1h`, `1d`
+        #[arg(long = "for", value_name = "DURATION")]
+        term: Option<String>,
+    },
+    /// Delete what was added
+    Del {
+        #[arg(value_name = "NAME")]
+        set: String,
+        #[arg(value_name = "ADDR", required = true)]
+        addresses: Vec<String>,
+    },
+    /// List a set, one element a line, with where it comes from and how long it stays
+    List {
+        #[arg(value_name = "NAME")]
+        set: String,
+    },
+    /// Read files and look up names again; of all sets where none is named
+    Refresh {
+        #[arg(value_name = "NAME")]
+        sets: Vec<String>,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -81,7 +81,10 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
             end.settings.insert(Setting::ForceForwarding6, i32::from(forwarding.wires6.contains(wire)));
         }
     }
-    wanted.table = rules.table(name, &circumstances).map(Into::into);
+    wanted.table = match name.is_host() {
+        true => rules.table(name, &circumstances).map(Arc::new),
+        false => rules.known(name),
+    };
     wanted.openings = Arc::new(rules.openings(name));
 }
 
@@ -103,6 +106,26 @@ pub fn down(seen: &State) -> State {
             namespace.others = before.map(|(place, value)| (place.clone(), *value)).collect();
         }
         wanted.namespaces.insert(name.clone(), namespace);
+    }
+    wanted
+}
+
+/// What was seen, with the elements that these sets of the file have now.
+pub fn refilled<'a>(rules: &Rules, sets: impl Iterator<Item = &'a Name>, seen: &State) -> State {
+    let names: Vec<String> = sets.flat_map(|set| [format!("set.{set}"), format!("set6.{set}")]).collect();
+    let mut wanted = seen.clone();
+    for (node, namespace) in &mut wanted.namespaces {
+        let Some(table) =
+            namespace.table.as_mut().filter(|table| names.iter().any(|name| table.sets.contains_key(&**name)))
+        else {
+            continue;
+        };
+        for name in &names {
+            if let Some(set) = Arc::make_mut(table).sets.get_mut(name.as_str()) {
+                set.elements = rules.elements(name);
+            }
+        }
+        namespace.openings = Arc::new(rules.openings(node));
     }
     wanted
 }
@@ -190,6 +213,11 @@ impl<'a> Ways<'a> {
             }
         }
         ways
+    }
+
+    /// The wire that a node's default route leads over, if it has one.
+    pub fn out(&self, node: &Name) -> Option<&'a Wire> {
+        self.out.get(node).copied()
     }
 
     /// The routes over an end: its own subnet, a default route where it is the node's way out, and the way back to the clients

@@ -17,7 +17,10 @@ pub const LOG_GROUP: u16 = 119;
 pub type Text = Arc<str>;
 
 /// One table. What only the kernel knows (handles, places of elements, states of limits) is not in it.
-#[derive(Clone, Debug, Default, PartialEq)]
+///
+/// Two are equal where nothing has to be done to make one of the other: what has been counted, what packets have put into
+/// sets and how long what goes by itself still stays makes no difference.
+#[derive(Clone, Debug, Default)]
 pub struct Table {
     pub chains: BTreeMap<Text, Chain>,
     /// The named sets and maps; anonymous ones are in the rules that use them.
@@ -28,6 +31,16 @@ pub struct Table {
     pub foreign: BTreeSet<Foreign>,
     /// `NFT_TABLE_F_DORMANT`: switched off by somebody. Only ever seen.
     pub dormant: bool,
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Table) -> bool {
+        self.chains == other.chains
+            && self.sets == other.sets
+            && self.counters.keys().eq(other.counters.keys())
+            && self.foreign == other.foreign
+            && self.dormant == other.dormant
+    }
 }
 
 /// What wire never makes, by its name.
@@ -201,7 +214,7 @@ pub enum Among {
 }
 
 /// A set, or a map where it leads to something.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Set {
     /// What a key is made of, in order; more than one is a concatenation.
     pub key: Vec<Type>,
@@ -218,6 +231,20 @@ pub struct Set {
     pub expiry: u64,
     /// Of a dynamic set, empty in what is wanted.
     pub elements: BTreeMap<Key, Element>,
+}
+
+impl Set {
+    /// Whether they are the same but for what is in them.
+    pub fn is_made_like(&self, other: &Set) -> bool {
+        let made = |set: &Set| (set.leads_to, set.interval, set.timeout, set.dynamic, set.size, set.expiry);
+        self.key == other.key && made(self) == made(other)
+    }
+}
+
+impl PartialEq for Set {
+    fn eq(&self, other: &Set) -> bool {
+        self.is_made_like(other) && (self.dynamic || self.elements == other.elements)
+    }
 }
 
 /// The types of a key, by the numbers that nft gives them (src/datatype.c, `enum datatypes` in its include/datatype.h).
@@ -262,12 +289,24 @@ pub enum Key {
     Range(Value, Value),
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Element {
     pub leads_to: Option<Target>,
-    /// Seconds until it goes, as asked when it is made and as it stands when it is read; `None` for ever. Of two elements that
-    /// both have one, or both have none, wire takes neither for changed.
+    /// Seconds until it goes, as asked when it is made and as it stands when it is read; `None` for ever. Two elements that
+    /// both have one are equal.
     pub expires: Option<u64>,
+}
+
+impl PartialEq for Element {
+    fn eq(&self, other: &Element) -> bool {
+        // What is left runs down between two looks, and the kernel's clock stands still while a machine sleeps.
+        let near = |a: u64, b: u64| a.abs_diff(b) <= 5 + a.max(b) / 64;
+        self.leads_to == other.leads_to
+            && match (self.expires, other.expires) {
+                (Some(a), Some(b)) => near(a, b),
+                (a, b) => a == b,
+            }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

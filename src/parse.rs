@@ -13,10 +13,11 @@ mod flow;
 mod kinds;
 mod number;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 mod warn;
 
+use ipnetwork::IpNetwork;
 use toml::de::DeTable;
 
 use crate::error::Fault;
@@ -39,11 +40,26 @@ pub fn topology(text: &str) -> Result<Topology, Vec<Fault>> {
 
 /// A flow's protocol and ports, in the words of the file but outside one.
 pub fn service(text: &str) -> Result<Service, Fault> {
+    alone(text, "flow", flow::service)
+}
+
+/// An address or a prefix, in the words of the file but outside one.
+pub fn element(text: &str) -> Result<IpNetwork, Fault> {
+    alone(text, "address", flow::element)
+}
+
+/// A duration in seconds, in the words of the file but outside one.
+pub fn duration(text: &str) -> Result<u64, Fault> {
+    alone(text, "duration", flow::duration)
+}
+
+/// One word of a kind.
+fn alone<T>(text: &str, kind: &str, read: fn(&Word) -> Option<T>) -> Result<T, Fault> {
     let page = Page::new(text);
-    let service = flow::service(&Word::alone(&page));
+    let it = read(&Word::alone(&page));
     match page.into_faults().into_iter().next() {
         Some(fault) => Err(fault),
-        None => service.ok_or_else(|| Fault { message: format!("`{}` is no flow", shown(text)), ..Fault::default() }),
+        None => it.ok_or_else(|| Fault { message: format!("`{}` is no {kind}", shown(text)), ..Fault::default() }),
     }
 }
 

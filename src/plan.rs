@@ -182,9 +182,21 @@ impl Action {
 }
 
 impl Change {
+    /// The same, once it is done: what is loaded need not be held any more.
+    pub fn without_table(mut self) -> Change {
+        if let Action::Load(load) = &mut self.action {
+            (load.table, load.openings) = Default::default();
+        }
+        self
+    }
+
     /// Whether it does the same, for whatever reason.
     pub fn is_same(&self, other: &Change) -> bool {
-        (&self.node, &self.wire, &self.action) == (&other.node, &other.wire, &other.action)
+        let same = match (&self.action, &other.action) {
+            (Action::Load(_), Action::Load(_)) => true,
+            (one, other) => one == other,
+        };
+        same && (&self.node, &self.wire) == (&other.node, &other.wire)
     }
 
     /// What is changed, in the user's names: the wire, and what of it.

@@ -11,7 +11,7 @@ use crate::plan::{Action, Change, Finding, Plan, RULES, Waiting};
 use crate::state::{State, Traffic};
 use crate::target::Scope;
 use crate::topology::{Name, Topology, Wire};
-use crate::why::Answer;
+use crate::why::{Answer, Published};
 
 /// What `up` or `down` did.
 #[derive(Debug, Default)]
@@ -35,6 +35,9 @@ impl Report {
 pub struct Audit {
     pub wires: Vec<AuditedWire>,
     pub deviations: Vec<Deviation>,
+    /// What is reachable from outside, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published: Option<Vec<Published>>,
 }
 
 impl Audit {
@@ -51,6 +54,8 @@ pub struct AuditedWire {
     pub ends: Vec<AuditedEnd>,
     /// Packets dropped at either end.
     pub denied: u64,
+    /// Packets that audit mode let pass at either end and that would have been dropped.
+    pub watched: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -130,16 +135,17 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
         module: wire.module.clone(),
         state: standing(&wire.name),
         ends: ends(wire, seen),
-        denied: denied(wire, seen),
+        denied: counted("denied", wire, seen),
+        watched: counted("watched", wire, seen),
     });
-    Audit { wires: wires.collect(), deviations }
+    Audit { wires: wires.collect(), deviations, published: None }
 }
 
 /// What the counters of both ends have counted.
-fn denied(wire: &Wire, seen: &State) -> u64 {
-    let counter = format!("denied.{}", wire.name);
-    let tables = wire.ends.iter().filter_map(|end| seen.namespaces.get(&end.node)?.table.as_ref());
-    tables.filter_map(|table| table.counters.get(counter.as_str())).sum()
+fn counted(what: &str, wire: &Wire, seen: &State) -> u64 {
+    let counter = format!("{what}.{}", wire.name);
+    let here = wire.ends.iter().filter_map(|end| seen.namespaces.get(&end.node));
+    here.filter_map(|namespace| namespace.counts.get(counter.as_str())).sum()
 }
 
 /// The wires whose link is there and has to be made again.
@@ -327,7 +333,8 @@ pub fn waits(waiting: &[Waiting]) -> Vec<String> {
 
 /// The audit as a table, each wire a line, and the deviations below it.
 pub fn audit_table(audit: &Audit, paint: Paint) -> String {
-    let mut rows: Vec<[String; 6]> = vec![["WIRE", "MODULE", "STATE", "ENDS", "ADDRESSES", "BYTES"].map(str::to_owned)];
+    let heads = ["WIRE", "MODULE", "STATE", "ENDS", "ADDRESSES", "BYTES", "DENIED"];
+    let mut rows: Vec<[String; 7]> = vec![heads.map(str::to_owned)];
     for wire in &audit.wires {
         let [first, second] = &wire.ends[..] else { continue };
         let state = match wire.state {
@@ -343,10 +350,14 @@ pub fn audit_table(audit: &Audit, paint: Paint) -> String {
             format!("{}:{} – {}:{}", first.node, first.ifname, second.node, second.ifname),
             format!("{} – {}", first.address, second.address),
             format!("{} – {}", bytes(first.tx_bytes), bytes(second.tx_bytes)),
+            match wire.watched {
+                0 => wire.denied.to_string(),
+                watched => format!("{} ({watched} watched)", wire.denied),
+            },
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..6).map(width).collect();
+    let widths: Vec<usize> = (0..7).map(width).collect();
     let mut text = String::new();
     for (i, row) in rows.iter().enumerate() {
         let mut line = String::new();
@@ -363,6 +374,21 @@ pub fn audit_table(audit: &Audit, paint: Paint) -> String {
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }
+    text + &deviations(audit, paint)
+}
+
+/// What is reachable from outside, one a line with its place in the file, and the deviations below it.
+pub fn published(audit: &Audit, path: &str, paint: Paint) -> String {
+    let mut text = String::new();
+    for Published { line, reason, .. } in audit.published.iter().flatten() {
+        let place = line.map_or(path.to_owned(), |line| format!("{path}:{line}"));
+        let _ = writeln!(text, "{} {reason}", paint.faint(&format!("{place}:")));
+    }
+    text + &deviations(audit, paint)
+}
+
+fn deviations(audit: &Audit, paint: Paint) -> String {
+    let mut text = String::new();
     for deviation in &audit.deviations {
         let _ = writeln!(text, "{} {}", paint.bad(&format!("{}:", deviation.kind)), deviation.message);
     }
@@ -420,6 +446,15 @@ pub fn answer(answer: &Answer, path: &str, paint: Paint) -> String {
 }
 
 pub fn error(error: &Error, paint: Paint) -> String {
+    headed(&paint.bad("error:"), error)
+}
+
+/// What went wrong and kept nothing from being done.
+pub fn warning(warning: &Error, paint: Paint) -> String {
+    headed(&paint.careful("warning:"), warning)
+}
+
+fn headed(head: &str, error: &Error) -> String {
     let hint = error.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
-    format!("{} {}\n{hint}", paint.bad("error:"), error.message)
+    format!("{head} {}\n{hint}", error.message)
 }

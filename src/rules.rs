@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnetwork::IpNetwork;
 
@@ -51,6 +51,8 @@ pub struct Rules<'a> {
     needed: BTreeMap<&'a Name, Vec<Published<'a>>>,
     /// All subnets of wires and all prefixes of clients, of both families.
     inside: Vec<Range>,
+    /// The tables of nodes that were asked for before.
+    known: Mutex<BTreeMap<Name, Arc<Table>>>,
 }
 
 /// What of the host the rules depend on besides the file.
@@ -79,7 +81,20 @@ impl<'a> Rules<'a> {
             needed.insert(&hub.name, needs(hub));
         }
         let inside = inside(topology);
-        Rules { topology, ranges, wires: topology.wires_by_node(), egress, needed, inside }
+        Rules { topology, ranges, wires: topology.wires_by_node(), egress, needed, inside, known: Mutex::default() }
+    }
+
+    /// The table of a node other than the host: made once, however often it is asked for.
+    pub fn known(&self, node: &Name) -> Option<Arc<Table>> {
+        self.topology.nodes.get(node).filter(|node| node.shares.is_none())?;
+        // Only a panic poisons it, and nothing here panics.
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = known().get(node) {
+            return Some(table.clone());
+        }
+        let table = Arc::new(self.table(node, &Circumstances::default())?);
+        known().insert(node.clone(), table.clone());
+        Some(table)
     }
 
     /// The table of a node, or none for a host that the file has nothing to say about.
@@ -177,6 +192,10 @@ impl<'a> Rules<'a> {
     fn leads_outside(&self, wire: &Wire, side: usize, far: &'a Name) -> bool {
         let first = self.way_out(far).first().is_some_and(|first| first.name == wire.name);
         (first && self.speaks(far)) || self.forwards_to(far, wire).next().is_some() && wire.far(side).node == *far
+    }
+
+    pub fn topology(&self) -> &'a Topology {
+        self.topology
     }
 
     pub fn wires_of(&self, node: &Name) -> &[(&'a Wire, usize)] {
@@ -318,8 +337,13 @@ impl<'a> Rules<'a> {
         self.topology.is_leaf(far.as_str()) && first.is_some_and(|(first, _)| first.name == wire.name)
     }
 
+    /// The elements of a set of a table.
+    pub fn elements(&self, set: &str) -> BTreeMap<Key, Element> {
+        elements(&self.ranges(set).unwrap_or_default())
+    }
+
     /// The ranges of a set of a table, as the rules use them.
-    pub fn ranges(&self, set: &str) -> Option<Vec<Range>> {
+    fn ranges(&self, set: &str) -> Option<Vec<Range>> {
         for ipv4 in [true, false] {
             if *set == of_family(PRIVATE, ipv4) {
                 return Some(private(ipv4));
@@ -368,7 +392,10 @@ struct Draft<'d, 'a> {
 const NOBODY: &str = "denied";
 
 impl<'a> Draft<'_, 'a> {
-    fn chain(&mut self, name: impl Into<Text>, chain: Chain) {
+    fn chain(&mut self, name: impl Into<Text>, mut chain: Chain) {
+        // A thousand tables are held at once, and a list grows by doubling.
+        chain.rules.iter_mut().for_each(|rule| rule.expressions.shrink_to_fit());
+        chain.rules.shrink_to_fit();
         self.table.chains.insert(name.into(), chain);
     }
 
@@ -539,7 +566,7 @@ impl<'a> Draft<'_, 'a> {
                 let set = Among::Named(inside.into());
                 list.push(Rule::new().address_in(Side::Source, pair.ipv4, set, false).goto(&denied(wire)));
             }
-            list.push(by_state(&denied(wire)));
+            list.extend(by_state(&denied(wire)));
             for opening in &openings {
                 let on: Vec<&Device> = match &opening.on {
                     Some(device) => vec![device],
@@ -573,13 +600,13 @@ impl<'a> Draft<'_, 'a> {
         let mut list = Vec::new();
         for pair in pairs(wire, side) {
             if !pair.ipv4 {
-                list.push(neighbours(Side::Source, pair.far));
+                list.extend(neighbours(pair.far));
             }
             let own = IpNetwork::from(pair.own);
             list.push(Rule::new().address(Side::Destination, Compare::Different, &own).goto(&end));
             list.extend(self.strangers(wire, side, pair.ipv4, anybody, &end));
         }
-        list.push(by_state(&end));
+        list.extend(by_state(&end));
         for opening in rules.into(wire, side) {
             list.extend(self.open(&opening, None, Verdict::Accept));
         }
@@ -589,14 +616,14 @@ impl<'a> Draft<'_, 'a> {
         let mut list = Vec::new();
         for pair in pairs(wire, side) {
             if !pair.ipv4 {
-                list.push(neighbours(Side::Source, pair.own));
+                list.extend(neighbours(pair.own));
                 // The kernel tells routers which groups it listens to (RFC 3810); there is none here to be told.
                 list.push(Rule::new().icmp_types(ICMPV6, &[131, 132, 143]).drop());
             }
             let own = IpNetwork::from(pair.own);
             list.push(Rule::new().address(Side::Source, Compare::Different, &own).goto(&end));
         }
-        list.push(by_state(&end));
+        list.extend(by_state(&end));
         for opening in rules.out_of(wire, side) {
             list.extend(self.open(&opening, None, Verdict::Accept));
         }
@@ -661,7 +688,7 @@ impl<'a> Draft<'_, 'a> {
             let far = IpNetwork::from(pair.far);
             list.push(Rule::new().address(Side::Source, Compare::Different, &far).goto(&denied(wire)));
         }
-        list.push(by_state(&denied(wire)));
+        list.extend(by_state(&denied(wire)));
         let openings = rules.outwards(wire, side);
         let watched = wire.mode == Mode::Audit && rules.speaks(&wire.far(side).node);
         if openings.is_empty() && !watched {
@@ -697,7 +724,7 @@ impl<'a> Draft<'_, 'a> {
             let set = Among::Named(inside.into());
             list.push(Rule::new().address_in(Side::Source, pair.ipv4, set, false).goto(&denied(wire)));
         }
-        list.push(by_state(&denied(wire)));
+        list.extend(by_state(&denied(wire)));
         for opening in self.rules.handed_through(&wire.ends[side].node) {
             list.extend(self.open(&opening, None, Verdict::Accept));
         }
@@ -727,8 +754,8 @@ impl<'a> Draft<'_, 'a> {
                 .address(Side::Source, Compare::Different, &clients.prefix)
                 .goto(NOBODY),
             Rule::new().family(!clients.prefix.is_ipv4()).goto(NOBODY),
-            by_state(NOBODY),
         ];
+        list.extend(by_state(NOBODY));
         if !leads.is_empty() {
             self.map("clients", leads);
             list.push(Rule::new().dispatch(Way::Out, "clients"));
@@ -970,7 +997,9 @@ impl<'a> Draft<'_, 'a> {
         let rules = [
             Rule::new().limit(LOGGED).log(format!("wire watched {}", wire.name)),
             Rule::new().count(&watched),
-            Rule::new().state(NEW).record(&would),
+            Rule::new().protocols(&[TCP, UDP], false).state(NEW).record(&would, false),
+            // Not by ICMP's own number: nft takes that for implied by what follows, and forgets it.
+            Rule::new().protocols(&[TCP, UDP], true).state(NEW).record(&would, true),
             Rule::new().accept(),
         ];
         self.chain(watched, Chain::of(rules));
@@ -1025,13 +1054,14 @@ fn end(wire: Option<&Wire>) -> [Rule; 2] {
     }
 }
 
-/// Answers pass, and errors that belong to a connection; what belongs to none is denied.
-fn by_state(end: &str) -> Rule {
-    Rule::new().by_state([
-        (ESTABLISHED, Verdict::Accept),
-        (RELATED, Verdict::Jump("related".into())),
-        (INVALID, Verdict::Goto(end.into())),
-    ])
+/// Answers pass, and errors that belong to a connection; what belongs to none is denied. Three rules and no map: the kernel
+/// takes long to name a set of its own in each of a thousand chains, and most packets are answers.
+fn by_state(end: &str) -> [Rule; 3] {
+    [
+        Rule::new().state(ESTABLISHED).accept(),
+        Rule::new().state(RELATED).jump("related"),
+        Rule::new().state(INVALID).goto(end),
+    ]
 }
 
 /// Of what conntrack takes for related, errors of ICMP alone (RFC 792, RFC 4443): no helper opens a port.
@@ -1042,10 +1072,15 @@ fn related() -> Chain {
     ])
 }
 
-/// Neighbour solicitation and advertisement (RFC 4861) of one address.
-fn neighbours(side: Side, address: IpAddr) -> Rule {
-    let rule = Rule::new().address(side, Compare::Equal, &IpNetwork::from(address));
-    rule.from_the_link().icmp_types(ICMPV6, &[135, 136]).accept()
+/// Neighbour solicitation and advertisement (RFC 4861) from one end: by its address, or by its link-local one, which the kernel
+/// asks from where it forwards, and where it makes sure of a neighbour that it knows.
+fn neighbours(address: IpAddr) -> impl Iterator<Item = Rule> {
+    // RFC 4291, 2.5.6.
+    let link_local = IpNetwork::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 64);
+    [Ok(IpNetwork::from(address)), link_local].into_iter().flatten().map(|from| {
+        let rule = Rule::new().address(Side::Source, Compare::Equal, &from);
+        rule.from_the_link().icmp_types(ICMPV6, &[135, 136]).accept()
+    })
 }
 
 /// A rule for each way of asking for a service: ports one by one in one, each range in one.
@@ -1136,10 +1171,15 @@ fn private(ipv4: bool) -> Vec<Range> {
             "192.168.0.0/16",
             "224.0.0.0/3",
         ],
-        // The first holds ::1, addresses that stand for IPv4 ones, and NAT64's.
+        // The first holds ::1, addresses that stand for IPv4 ones, and NAT64's (RFC 6052).
         false => &["::/8", "fc00::/7", "fe80::/9", "ff00::/8"],
     };
     networks.iter().filter_map(|text| text.parse().ok()).map(|network: IpNetwork| range(&network)).collect()
+}
+
+/// Whether egress reaches it without naming it.
+pub fn is_public(address: IpAddr) -> bool {
+    !private(address.is_ipv4()).iter().any(|(first, last, _)| (*first..=*last).contains(&address))
 }
 
 fn range(network: &IpNetwork) -> Range {

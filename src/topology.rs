@@ -298,6 +298,8 @@ pub struct Set {
     pub dns: Vec<String>,
     /// Seconds between two look-ups of `dns`.
     pub interval: Option<u64>,
+    /// Names of `dns` may lead to private, shared and link-local addresses.
+    pub private: bool,
     pub place: Place,
 }
 
@@ -371,7 +373,7 @@ pub struct Publish {
     pub place: Place,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     Tcp,
@@ -392,7 +394,7 @@ impl fmt::Display for Protocol {
 }
 
 /// A protocol and what of it: `tcp/80,443`, `udp/8000-8010`, `icmp`, `icmp/echo-request`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
     pub protocol: Protocol,
     /// For tcp and udp: at least one range, both ends meant, sorted, none touching another. Else empty.

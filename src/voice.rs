@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cli::{Cli, Colour};
 use crate::error::{Error, Exit, Fault};
 use crate::plan::Plan;
+use crate::prove::Proof;
 use crate::report::{self, Paint, Report};
 
 pub fn count(number: usize, noun: &str) -> String {
@@ -21,6 +22,7 @@ pub struct Voice {
     pub out: Paint,
     pub err: Paint,
     lost: Cell<bool>,
+    unheard: Cell<bool>,
     spoke: Cell<bool>,
 }
 
@@ -38,6 +40,7 @@ impl Voice {
             out: paint(std::io::stdout().is_terminal()),
             err: paint(std::io::stderr().is_terminal()),
             lost: Cell::new(false),
+            unheard: Cell::new(false),
             spoke: Cell::new(false),
         }
     }
@@ -52,8 +55,14 @@ impl Voice {
                 self.complain(&report::error(&error, self.err));
                 self.lost.set(true);
             }
-            _ => {}
+            Err(_) => self.unheard.set(true),
+            Ok(()) => {}
         }
+    }
+
+    /// Whether what is printed still arrives; what prints without end ends when it does not.
+    pub fn is_heard(&self) -> bool {
+        !self.lost.get() && !self.unheard.get()
     }
 
     /// The exit code of a run whose output all arrived.
@@ -85,6 +94,11 @@ impl Voice {
 
     pub fn say(&self, line: &str) {
         self.remark(&format!("{line}\n"));
+    }
+
+    /// What went wrong and keeps nothing from being done.
+    pub fn warn(&self, warning: &Error) {
+        self.remark(&report::warning(warning, self.err));
     }
 
     pub fn faults(&self, path: &str, text: &str, faults: &[Fault]) -> Exit {
@@ -124,24 +138,40 @@ impl Voice {
         }
     }
 
-    pub fn audit(&self, audit: &report::Audit) {
+    pub fn audit(&self, audit: &report::Audit, path: &str) {
         if self.json {
             self.print_json(&serde_json::json!(audit));
         } else {
-            self.print(&report::audit_table(audit, self.out));
+            self.print(&match audit.published {
+                Some(_) => report::published(audit, path, self.out),
+                None => report::audit_table(audit, self.out),
+            });
             if audit.deviations.is_empty() {
                 self.say("audit: in accord with the file");
             }
         }
     }
 
-    /// What a lab did, and how it stood before it was gone.
-    pub fn lab(&self, report: &Report, audit: &report::Audit) {
+    /// What passes and what does not.
+    pub fn proof(&self, proof: &Proof) {
         if self.json {
-            self.print_json(&serde_json::json!({ "up": report::report_json(report), "audit": audit }));
+            self.print_json(&serde_json::json!(proof));
+        } else {
+            self.print(&proof.lines(self.out));
+            proof.doubts().iter().for_each(|line| self.say(line));
+            self.say(&proof.summary());
+        }
+    }
+
+    /// What a lab did, and how it stood before it was gone.
+    pub fn lab(&self, report: &Report, proof: &Proof, audit: &report::Audit) {
+        if self.json {
+            let up = report::report_json(report);
+            self.print_json(&serde_json::json!({ "up": up, "prove": proof, "audit": audit }));
         } else {
             self.report(report, "lab");
-            self.audit(audit);
+            self.proof(proof);
+            self.audit(audit, "");
             self.say("the lab is gone again");
         }
     }

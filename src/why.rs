@@ -2,21 +2,22 @@
 //! `wire check -v`. No system call and no rule: this says what the file means, `prove` says whether the kernel agrees.
 
 mod denied;
-mod grant;
+pub mod dial;
+pub mod grant;
 mod question;
 
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::topology::{HOST, Name, Service, Topology};
+use crate::topology::{HOST, Name, Protocol, Service, Topology};
 
 use self::denied::{denied, handed_on};
-use self::grant::{Grant, Party};
+use self::grant::{Grant, Party, without_ipv6};
 pub use self::grant::{may_use, opened_by};
 pub use self::question::question;
 
 /// Whether A may reach B.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
     pub allowed: bool,
     pub wire: Option<Name>,
@@ -56,6 +57,36 @@ pub fn sentences(topology: &Topology) -> Vec<(usize, String)> {
     lines
 }
 
+/// What is reachable from outside, and where it ends.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Published {
+    /// As dialled; none where everything is.
+    pub flow: Option<String>,
+    pub node: String,
+    /// As it arrives there.
+    pub arrives: Option<String>,
+    pub wire: Option<Name>,
+    pub line: Option<usize>,
+    /// One sentence with every condition.
+    pub reason: String,
+}
+
+/// All that is reachable from outside.
+pub fn published(topology: &Topology) -> Vec<Published> {
+    let all = grant::all(topology).into_iter().filter(|grant| grant.from == Party::Outside);
+    let mut published: Vec<Published> = all
+        .filter_map(|grant| {
+            let Party::Node(node) = grant.to else { return None };
+            let flow = grant.service.as_ref().map(Service::to_string);
+            let arrives = grant.arrives.as_ref().map(Service::to_string).or_else(|| flow.clone());
+            let (wire, line) = (grant.wire.cloned(), grant.line);
+            Some(Published { flow, node: node.to_owned(), arrives, wire, line, reason: grant.sentence })
+        })
+        .collect();
+    published.sort_by_key(|published| published.line);
+    published
+}
+
 /// Answers from the file whether `from` may open `service` (any flow at all where there is none) to `to`. Of a published port
 /// both numbers are understood, the host's first.
 pub fn answer(topology: &Topology, from: &str, to: &str, service: Option<&Service>) -> Result<Answer, Error> {
@@ -68,6 +99,11 @@ pub fn answer(topology: &Topology, from: &str, to: &str, service: Option<&Servic
     // What asks for less says more about why it is allowed.
     between.sort_by_key(|grant| grant.conditional);
     if (a, b) == (Party::Outside, Party::Node(HOST)) && handed_on(&grants, service).is_some() {
+        between.clear();
+    }
+
+    // Without IPv6 nothing of it passes, not even where anything may.
+    if service.is_some_and(|service| service.protocol == Protocol::Icmpv6) && without_ipv6(topology, a, b).is_some() {
         between.clear();
     }
 

@@ -53,6 +53,15 @@ pub fn list() -> Request {
     request(rtm::GETLINK, NLM_F_DUMP, &message)
 }
 
+/// Asks for one device.
+pub fn one(index: u32) -> Request {
+    let mut message = LinkMessageBuilder::<LinkUnspec>::default()
+        .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+        .build();
+    message.header.index = index;
+    request(rtm::GETLINK, 0, &message)
+}
+
 /// Asks which number a namespace has in the one of the socket.
 pub fn number_of(namespace: RawFd) -> Request {
     let mut message = NsidMessage::default();

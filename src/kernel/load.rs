@@ -8,8 +8,8 @@ use super::nft::{self, Failed};
 use super::share::share;
 use super::socket::Refusal;
 use super::{Kernel, Rules};
-use crate::nft::Table;
 use crate::nft::build::{ICMP, ICMPV6, TCP, UDP};
+use crate::nft::{Key, Table, Text, Value};
 use crate::plan::{Action, Change, Load};
 use crate::rules::Beginning;
 use crate::topology::{Name, Protocol};
@@ -76,23 +76,34 @@ impl Rules {
                 }
                 Err(Failed::Overtaken) if tries < TRIES => {
                     let what = "to list the rules".to_owned();
-                    self.look().map_err(|refusal| Failed::Refused { what, refusal })?;
+                    self.look(None).map_err(|refusal| Failed::Refused { what, refusal })?;
                 }
                 Err(failed) => return Err(failed),
             }
         }
     }
 
-    /// Looks what the table holds now. False where one of its name is not wire's.
-    pub(super) fn look(&mut self) -> Result<bool, Refusal> {
+    /// Looks what the table holds now. A table that is as it is to be is not kept a second time.
+    pub(super) fn look(&mut self, known: Option<&Arc<Table>>) -> Result<Looked, Refusal> {
         let nft::Seen { table, ours, generation } = nft::read(&self.socket)?;
-        let somebody_elses = table.is_some() && !ours;
-        (self.seen, self.generation) = (table.filter(|_| ours).map(Arc::new), generation);
-        Ok(!somebody_elses)
+        self.generation = generation;
+        let foreign = table.is_some() && !ours;
+        let mut table = table.filter(|_| ours);
+        let counts = table.as_mut().map(|table| std::mem::take(&mut table.counters)).unwrap_or_default();
+        if let Some(table) = &mut table {
+            table.counters = counts.keys().map(|name| (name.clone(), 0)).collect();
+        }
+        let recorded = table.iter().flat_map(recorded).collect();
+        let same = known.filter(|known| table.as_ref() == Some(known.as_ref()));
+        self.seen = same.cloned().or_else(|| table.map(Arc::new));
+        Ok(Looked { foreign, counts, recorded })
     }
 
     /// Forgets the connections over wires that nothing lets begin any more: their packets would pass by their state.
     fn forget(&self, load: &Load) -> Result<(), Refusal> {
+        if conntrack::count(&self.socket)? == 0 {
+            return Ok(());
+        }
         let stays = |entry: &Entry| {
             let Some(beginning) = beginning(entry) else { return true };
             !load.openings.is_over_a_wire(&beginning) || load.openings.let_begin(&beginning, &load.table)
@@ -103,6 +114,23 @@ impl Rules {
             None => Ok(()),
         }
     }
+}
+
+/// What a look at a namespace's rules brings besides them.
+pub(super) struct Looked {
+    /// There is a table of that name, and it is not wire's.
+    pub foreign: bool,
+    pub counts: BTreeMap<Text, u64>,
+    pub recorded: BTreeMap<Name, Vec<Vec<Value>>>,
+}
+
+/// What wires in audit mode have remembered.
+fn recorded(table: &Table) -> impl Iterator<Item = (Name, Vec<Vec<Value>>)> {
+    let would = table.sets.iter().filter_map(|(name, set)| Some((Name::new(name.strip_prefix("would.")?)?, set)));
+    would.map(|(wire, set)| {
+        let parts = |key: &Key| if let Key::Many(parts) = key { Some(parts.clone()) } else { None };
+        (wire, set.elements.keys().filter_map(parts).collect())
+    })
 }
 
 /// The first packet of a connection as the rules saw it: its destination already translated, its source not yet.

@@ -9,11 +9,13 @@ pub mod lab;
 mod link;
 mod load;
 mod netns;
+pub mod nflog;
 mod nfnl;
 mod nft;
 #[allow(dead_code, reason = "for the rules of `up`")]
 mod observe;
 mod podman;
+mod probe;
 mod process;
 mod program;
 mod route;
@@ -21,6 +23,7 @@ mod rtm;
 pub mod run;
 mod share;
 mod socket;
+pub mod store;
 mod sys;
 mod sysctl;
 mod user;
@@ -41,6 +44,7 @@ use self::socket::{NETLINK_NETFILTER, NETLINK_ROUTE, Socket};
 use self::sysctl::Sysctls;
 use crate::error::{Context, Error};
 use crate::nft::Table;
+use crate::rules;
 use crate::state::{Setting, State};
 use crate::topology::{Device, Home, Name, Topology};
 
@@ -94,6 +98,8 @@ pub enum Where<'a> {
 /// What a command needs of the kernel.
 pub const ENTER: Capability = Capability::CAP_SYS_ADMIN;
 pub const CHANGE: Capability = Capability::CAP_NET_ADMIN;
+/// To write one's own packet headers.
+pub const FORGE: Capability = Capability::CAP_NET_RAW;
 
 fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
@@ -114,7 +120,7 @@ pub fn may(what: &str, needed: &[Capability]) -> Result<(), Error> {
     let program = std::env::current_exe().map_or_else(|_| "wire".to_owned(), |path| path.display().to_string());
     Err(Error::failed(format!("wire may not {what}: it lacks {}", missing.join(" and "))).hint(format!(
         "`doas {}`; or, where all who may run {program} are to be as good as root, `doas setcap \
-         cap_net_admin,cap_sys_admin,cap_sys_ptrace,cap_dac_override+ep {program}`",
+         cap_net_admin,cap_net_raw,cap_sys_admin,cap_sys_ptrace,cap_dac_override+ep {program}`",
         words.join(" ")
     )))
 }
@@ -142,10 +148,10 @@ impl Kernel {
     }
 
     /// What the namespaces hold now.
-    pub fn observe(&mut self, topology: &Topology, place: &Where) -> Result<State, Error> {
+    pub fn observe(&mut self, topology: &Topology, rules: &rules::Rules, place: &Where) -> Result<State, Error> {
         let mut state = State::default();
         self.find(topology, place, &mut state)?;
-        self.survey(topology, &mut state)?;
+        self.survey(topology, rules, &mut state)?;
         self.refuse_tables(topology, &mut state);
         Ok(state)
     }

@@ -4,6 +4,7 @@ use super::socket::Request;
 
 /// The parts of netfilter that a message is for: `NFNL_SUBSYS_*` (linux/netfilter/nfnetlink.h).
 pub const CTNETLINK: u8 = 1;
+pub const ULOG: u8 = 4;
 
 /// `NLA_F_NESTED`, and what of an attribute's kind is not its kind: `NLA_TYPE_MASK` (linux/netlink.h).
 pub const NESTED: u16 = 0x8000;

@@ -166,6 +166,7 @@ fn dump<T>(
 }
 
 /// Makes of what was seen what is wanted, in one step and by as little as that takes: what is right stays and keeps its counts.
+/// Only of a table that is ours, and of the generation in which it was seen.
 pub fn change(socket: &Socket, seen: Option<&Table>, wanted: Option<&Table>, generation: u32) -> Result<(), Failed> {
     let mut transaction = Transaction::begin(generation);
     match (seen, wanted) {
@@ -177,7 +178,7 @@ pub fn change(socket: &Socket, seen: Option<&Table>, wanted: Option<&Table>, gen
         return Ok(());
     }
     let (batch, about) = transaction.end();
-    let bytes = batch.size();
+    let bytes = batch.bytes().len();
     let Some((tag, refusal)) = socket.transact(batch).into_iter().next() else { return Ok(()) };
     let about = about.into_iter().nth(tag).unwrap_or(About::Table);
     Err(match (refusal.errno, about) {
@@ -213,7 +214,7 @@ fn steps(transaction: &mut Transaction, seen: Option<&Table>, wanted: &Table) {
     // What has to be made anew takes along whatever leads there.
     let chains: BTreeSet<&Text> =
         has.chains.keys().filter(|name| wanted.chains.contains_key(*name) && !right(name)).collect();
-    let kept = |name: &Text, set: &Set| wanted.sets.get(name).is_some_and(|wanted| is_made_alike(set, wanted));
+    let kept = |name: &Text, set: &Set| wanted.sets.get(name).is_some_and(|wanted| set.is_made_like(wanted));
     let sets: BTreeSet<&Text> = has.sets.iter().filter(|(name, set)| !kept(name, set)).map(|(name, _)| name).collect();
     let leads_to = |verdict: &Verdict| match verdict {
         Verdict::Jump(chain) | Verdict::Goto(chain) => chains.contains(chain),
@@ -236,9 +237,7 @@ fn steps(transaction: &mut Transaction, seen: Option<&Table>, wanted: &Table) {
         _ => true,
     };
     let stays = |has: &Set, wanted: &Set, key| match (has.elements.get(key), wanted.elements.get(key)) {
-        (Some(has), Some(wanted)) => {
-            has.leads_to == wanted.leads_to && has.expires.is_some() == wanted.expires.is_some() && !element_leads(has)
-        }
+        (Some(has), Some(wanted)) => has == wanted && !element_leads(has),
         _ => false,
     };
 
@@ -281,10 +280,4 @@ fn steps(transaction: &mut Transaction, seen: Option<&Table>, wanted: &Table) {
     for (name, chain) in wanted.chains.iter().filter(|(name, _)| refilled(name)) {
         chain.rules.iter().for_each(|rule| transaction.add_rule(name, rule));
     }
-}
-
-/// Whether two sets are the same but for their elements.
-fn is_made_alike(one: &Set, other: &Set) -> bool {
-    let made = |set: &Set| (set.leads_to, set.interval, set.timeout, set.dynamic, set.size, set.expiry);
-    one.key == other.key && made(one) == made(other)
 }

@@ -15,6 +15,7 @@ use super::sysctl::Sysctls;
 use super::{Held, Kernel, Open};
 use super::{address, route};
 use crate::error::{Context, Error};
+use crate::rules::Rules;
 use crate::state::{End, Marks, Namespace, Route, Setting, State, WHOLE_NAMESPACE};
 use crate::topology::{self, Device, Mac, Name, Topology};
 
@@ -23,13 +24,14 @@ type Wires<'a> = &'a [(&'a topology::Wire, usize)];
 
 impl Kernel {
     /// What all open namespaces hold.
-    pub(super) fn survey(&mut self, topology: &Topology, state: &mut State) -> Result<(), Error> {
+    pub(super) fn survey(&mut self, topology: &Topology, rules: &Rules, state: &mut State) -> Result<(), Error> {
         let survey = Survey {
             home: &self.home,
             marks: MarkTable::of(topology),
             wires: topology.wires_by_node(),
             remembered: &self.remembered,
             others: others(topology),
+            rules,
             descriptors: self.open.iter().map(|(name, open)| (name.clone(), open.netns.as_fd().as_raw_fd())).collect(),
         };
         // The largest first, so that no thread is left with it alone.
@@ -120,6 +122,8 @@ struct Survey<'a> {
     wires: BTreeMap<&'a Name, Vec<(&'a topology::Wire, usize)>>,
     remembered: &'a Remembered,
     others: BTreeMap<Name, BTreeSet<Device>>,
+    /// What the rules are to be, so that what is so is not kept twice.
+    rules: &'a Rules<'a>,
     /// The namespaces themselves, held open meanwhile.
     descriptors: HashMap<Name, RawFd>,
 }
@@ -211,7 +215,10 @@ impl Open {
             looked.context(cannot("addresses and routes"))?;
         }
         self.look_at_settings(node, wires, survey, sysctls, &mut namespace)?;
-        namespace.foreign.table = !self.rules.look().context(cannot("rules"))?;
+        let known = survey.rules.known(node);
+        let looked = self.rules.look(known.as_ref()).context(cannot("rules"))?;
+        (namespace.foreign.table, namespace.counts, namespace.recorded) =
+            (looked.foreign, looked.counts, looked.recorded);
         namespace.table = self.rules.seen.clone();
         Ok(namespace)
     }

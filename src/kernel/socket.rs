@@ -92,9 +92,9 @@ impl Batch {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    /// How many bytes it is.
-    pub fn size(&self) -> usize {
-        self.bytes.len()
+    /// All its requests as they are sent.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The requests from the first that has not been sent on, as many as go at once, and where their bytes end.
@@ -279,6 +279,14 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// Reads once what the kernel sends without being asked. EAGAIN: there is nothing; ENOBUFS: there was more than fits.
+    pub fn receive(&self, mut each: impl FnMut(Answer)) -> Result<(), Errno> {
+        let mut buffer = Vec::with_capacity(ANSWER);
+        self.read(&mut buffer, libc::MSG_DONTWAIT).map_err(|error| refusal(&error).errno)?;
+        messages(&buffer).for_each(|(header, payload)| each((header.message_type, payload)));
+        Ok(())
     }
 
     fn write(&self, bytes: &[u8]) -> std::io::Result<()> {

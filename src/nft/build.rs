@@ -102,6 +102,12 @@ impl Rule {
         self.with([load]).compare(Compare::Equal, Value::byte(protocol))
     }
 
+    /// `meta l4proto { tcp, udp }`, or with `inverted`, `meta l4proto != …`.
+    pub fn protocols(self, protocols: &[u8], inverted: bool) -> Rule {
+        let set = among(Type::Protocol, protocols.iter().map(|protocol| Value::byte(*protocol)));
+        self.with([Expression::Meta { key: Meta::L4Proto, to: REG }]).among(set, inverted)
+    }
+
     /// `iifname "lo"`.
     pub fn device(self, way: Way, name: &str) -> Rule {
         self.with([Expression::Meta { key: way.meta(), to: REG }]).compare(Compare::Equal, Value::device(name))
@@ -109,10 +115,18 @@ impl Rule {
 
     /// `iifname @set`, or with `inverted`, `iifname != @set`.
     pub fn devices(self, way: Way, set: Among, inverted: bool) -> Rule {
-        self.with([
-            Expression::Meta { key: way.meta(), to: REG },
-            Expression::Lookup { set, from: REG, inverted, to: None },
-        ])
+        self.with([Expression::Meta { key: way.meta(), to: REG }]).among(set, inverted)
+    }
+
+    /// A look at a set; where it is one of the rule's own with a single value, nft compares with that.
+    fn among(self, set: Among, inverted: bool) -> Rule {
+        if let Among::Anonymous(own) = &set
+            && let (1, Some(Key::One(value))) = (own.elements.len(), own.elements.keys().next())
+        {
+            let (how, value) = (if inverted { Compare::Different } else { Compare::Equal }, *value);
+            return self.compare(how, value);
+        }
+        self.with([Expression::Lookup { set, from: REG, inverted, to: None }])
     }
 
     /// `iifname vmap @map`.
@@ -151,7 +165,7 @@ impl Rule {
 
     /// `ip saddr @set`.
     pub fn address_in(self, side: Side, ipv4: bool, set: Among, inverted: bool) -> Rule {
-        self.load_address(side, ipv4, None, REG).with([Expression::Lookup { set, from: REG, inverted, to: None }])
+        self.load_address(side, ipv4, None, REG).among(set, inverted)
     }
 
     /// `tcp dport 80`, or `8000-8010`: both ends meant.
@@ -163,33 +177,33 @@ impl Rule {
         rule.compare(Compare::AtLeast, Value::port(low)).compare(Compare::AtMost, Value::port(high))
     }
 
-    /// `udp sport 67 udp dport 68`.
+    /// `udp sport 67 udp dport 68`, which nft looks at in one.
     pub fn ports_between(self, protocol: u8, from: u16, to: u16) -> Rule {
-        self.protocol(protocol)
-            .with([SPORT])
-            .compare(Compare::Equal, Value::port(from))
-            .with([DPORT])
-            .compare(Compare::Equal, Value::port(to))
+        let both = [from.to_be_bytes(), to.to_be_bytes()].concat();
+        self.protocol(protocol).with([BOTH_PORTS]).compare(Compare::Equal, Value::new(&both))
     }
 
     /// `tcp dport { 80, 443 }`.
     pub fn ports_in(self, protocol: u8, ports: &[u16]) -> Rule {
         let set = among(Type::Service, ports.iter().map(|port| Value::port(*port)));
-        self.protocol(protocol).with([DPORT, Expression::Lookup { set, from: REG, inverted: false, to: None }])
+        self.protocol(protocol).with([DPORT]).among(set, false)
     }
 
     /// `icmp type echo-request`, by its number. nft says of which family it is, too.
     pub fn icmp_type(self, protocol: u8, kind: u8) -> Rule {
-        self.family(protocol == ICMP).protocol(protocol).with([ICMP_TYPE]).compare(Compare::Equal, Value::byte(kind))
+        self.icmp(protocol).with([ICMP_TYPE]).compare(Compare::Equal, Value::byte(kind))
     }
 
     /// `icmp type { … }`.
     pub fn icmp_types(self, protocol: u8, kinds: &[u8]) -> Rule {
         let of = if protocol == ICMP { Type::IcmpType } else { Type::Icmpv6Type };
         let set = among(of, kinds.iter().map(|kind| Value::byte(*kind)));
-        self.family(protocol == ICMP)
-            .protocol(protocol)
-            .with([ICMP_TYPE, Expression::Lookup { set, from: REG, inverted: false, to: None }])
+        self.icmp(protocol).with([ICMP_TYPE]).among(set, false)
+    }
+
+    /// Each in its own family: nft takes `icmp type` for no ICMP that comes over IPv6.
+    fn icmp(self, protocol: u8) -> Rule {
+        self.family(protocol == ICMP).protocol(protocol)
     }
 
     /// `ip6 hoplimit 255`: it comes from the link itself (RFC 4861, 7.1).
@@ -249,14 +263,19 @@ impl Rule {
         self.load_address(Side::Source, ipv4, None, REG).with([update])
     }
 
-    /// `update @set { ip saddr . ip daddr . meta l4proto . th dport }`.
-    pub fn record(self, set: &str) -> Rule {
+    /// `update @set { ip saddr . ip daddr . meta l4proto . th dport }`; of ICMP, its type and code in place of the port.
+    pub fn record(self, set: &str, icmp: bool) -> Rule {
         let payload = |(offset, length), to| Expression::Payload { base: Header::Network, offset, length, to };
         self.family(true).with([
             payload(Side::Source.place(true), REG),
             payload(Side::Destination.place(true), REG32_01),
             Expression::Meta { key: Meta::L4Proto, to: REG32_01 + 1 },
-            Expression::Payload { base: Header::Transport, offset: 2, length: 2, to: REG32_01 + 2 },
+            Expression::Payload {
+                base: Header::Transport,
+                offset: if icmp { 0 } else { 2 },
+                length: 2,
+                to: REG32_01 + 2,
+            },
             Expression::Update { set: set.into(), from: REG, limit: None },
         ])
     }
@@ -324,7 +343,7 @@ impl Rule {
 
 /// The destination port, where tcp and udp both have it.
 const DPORT: Expression = Expression::Payload { base: Header::Transport, offset: 2, length: 2, to: REG };
-const SPORT: Expression = Expression::Payload { base: Header::Transport, offset: 0, length: 2, to: REG };
+const BOTH_PORTS: Expression = Expression::Payload { base: Header::Transport, offset: 0, length: 4, to: REG };
 const ICMP_TYPE: Expression = Expression::Payload { base: Header::Transport, offset: 0, length: 1, to: REG };
 
 /// An anonymous set of single values.

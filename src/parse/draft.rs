@@ -438,12 +438,20 @@ fn set(said: Said<Name>, value: &Value) -> Option<(Name, Set)> {
             "add `dns = [\"anna.example.net\"]`",
         );
     }
+    let private = table.value("private");
+    if let Some(private) = private.as_ref().filter(|_| !table.has("dns")) {
+        private.fault(
+            "`private` says what addresses names may lead to, and there are none",
+            "add `dns = [\"anna.example.net\"]`",
+        );
+    }
     let set = Set {
         name: said.it.clone(),
         elements: words("elements").iter().filter_map(network).collect(),
         file: table.value("file").and_then(|file| path(&file)),
         dns: words("dns").iter().filter_map(domain).collect(),
         interval: interval.and_then(|interval| duration(&interval.word()?)),
+        private: private.and_then(|private| private.truth()).unwrap_or_default(),
         place: said.place,
     };
     Some((said.it, set))

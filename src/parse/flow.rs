@@ -287,21 +287,31 @@ pub fn set(word: &Word) -> Option<Name> {
 
 /// An address or a prefix without host bits.
 pub fn network(word: &Word) -> Option<IpNetwork> {
-    network_or(word, |network| format!(", or `{}` alone", network.ip()))
+    network_or(word, WHOM, |network| format!(", or `{}` alone", network.ip()))
 }
 
 /// A prefix, for more than one address.
 pub fn prefix(word: &Word) -> Option<IpNetwork> {
-    network_or(word, |_| String::new())
+    network_or(word, WHOM, |_| String::new())
 }
 
-fn network_or(word: &Word, instead: fn(&IpNetwork) -> String) -> Option<IpNetwork> {
+/// An address or a prefix where no set may stand. An address of IPv4 in the clothes of IPv6 is one of IPv4, as packets carry it.
+pub fn element(word: &Word) -> Option<IpNetwork> {
+    let hint = "write an address (`192.0.2.1`) or a prefix (`192.0.2.0/24`)";
+    let network = network_or(word, hint, |network| format!(", or `{}` alone", network.ip()))?;
+    let IpNetwork::V6(v6) = network else { return Some(network) };
+    let mapped = v6.ip().to_ipv4_mapped().zip(v6.prefix().checked_sub(96));
+    mapped.and_then(|(v4, length)| IpNetwork::new(v4.into(), length).ok()).or(Some(network))
+}
+
+const WHOM: &str = "write an address (`192.0.2.1`), a prefix (`192.0.2.0/24`) or a set (`@banned`)";
+
+fn network_or(word: &Word, hint: &str, instead: fn(&IpNetwork) -> String) -> Option<IpNetwork> {
     let (address, length) = split(word.text);
     let address: Option<IpAddr> = address.parse().ok();
     let whole = address.map(|address| if address.is_ipv4() { 32 } else { 128 });
     let length = length.map_or(whole, decimal);
     let Some(network) = address.zip(length).and_then(|(address, length)| IpNetwork::new(address, length).ok()) else {
-        let hint = "write an address (`192.0.2.1`), a prefix (`192.0.2.0/24`) or a set (`@banned`)";
         word.fault(format!("`{}` is no address", shown(word.text)), hint);
         return None;
     };

@@ -171,6 +171,7 @@ pub static SET: Kind = Kind {
         ("file", "file = \"/var/lib/wire/banned\""),
         ("dns", "dns = [\"anna.example.net\"]"),
         ("interval", "interval = \"5m\""),
+        ("private", "private = true"),
         ("elements", "elements = [\"192.0.2.0/24\"]"),
     ],
 };

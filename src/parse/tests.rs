@@ -1,7 +1,7 @@
 //! The parser against whole files: those shipped, those with something wrong, those that have no end, those made up.
 
 mod faults;
-mod property;
+pub(crate) mod property;
 
 use std::path::Path;
 
@@ -421,4 +421,36 @@ fn no_two_wires_have_one_device_name() {
         let other = seen.entry(device).or_insert_with(|| name.clone());
         assert_eq!(*other, name);
     }
+}
+
+/// Addresses outside a file, as a command line or another file has them.
+#[test]
+fn elements_are_addresses_and_prefixes_alone() {
+    let table = [
+        ("192.0.2.1", Ok("192.0.2.1/32")),
+        ("192.0.2.0/24", Ok("192.0.2.0/24")),
+        ("0.0.0.0/0", Ok("0.0.0.0/0")),
+        ("2001:db8::1", Ok("2001:db8::1/128")),
+        ("2001:DB8::/32", Ok("2001:db8::/32")),
+        ("::ffff:192.0.2.1", Ok("192.0.2.1/32")),
+        ("::ffff:192.0.2.0/120", Ok("192.0.2.0/24")),
+        ("::/0", Ok("::/0")),
+        ("", Err("`` is no address")),
+        ("192.0.2.1/33", Err("`192.0.2.1/33` is no address")),
+        ("192.0.2.0/255.255.255.0", Err("`192.0.2.0/255.255.255.0` is no address")),
+        ("192.0.2.0/+24", Err("`192.0.2.0/+24` is no address")),
+        ("192.0.2.01", Err("`192.0.2.01` is no address")),
+        ("192.0.2.1-192.0.2.9", Err("`192.0.2.1-192.0.2.9` is no address")),
+        ("@banned", Err("`@banned` is no address")),
+        ("anna.example.net", Err("`anna.example.net` is no address")),
+        ("fe80::1%eth0", Err("`fe80::1%eth0` is no address")),
+        ("192.0.2.1/24", Err("`192.0.2.1/24` has bits behind its prefix")),
+        ("1.2.3.4\u{7}", Err("`1.2.3.4\\u{7}` is no address")),
+    ];
+    for (text, wanted) in table {
+        let read = super::element(text).map(|network| network.to_string()).map_err(|fault| fault.message);
+        assert_eq!(read.as_deref().map_err(String::as_str), wanted, "{text}");
+    }
+    assert_eq!(super::duration("1h"), Ok(3600));
+    assert!(super::duration("1 hour").is_err_and(|fault| fault.message == "`1 hour` is no duration"));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Action, Load, Plan};
-use crate::nft::{Chain, Element, Key, Rule, Set, Table, Type, Value, text};
+use crate::nft::{Chain, Key, Rule, Set, Table, Type, Value, text};
 use crate::state::Namespace;
 use crate::topology::Name;
 
@@ -144,9 +144,7 @@ impl Found {
         for (key, element) in &wanted.elements {
             match seen.elements.get(key) {
                 None => say(format!("set {name} lacks {}", words(wanted, key))),
-                Some(seen) if !is_same(element, seen) => {
-                    say(format!("{} in set {name} is another", words(wanted, key)))
-                }
+                Some(seen) if element != seen => say(format!("{} in set {name} is another", words(wanted, key))),
                 Some(_) => {}
             }
         }
@@ -172,9 +170,4 @@ fn words(of: &Set, key: &Key) -> String {
         Key::Range(first, last) => format!("{}-{}", value(first), value(last)),
         Key::Many(parts) => parts.iter().map(value).collect::<Vec<String>>().join(" . "),
     }
-}
-
-/// Seconds that are left run down by themselves: whether there are any is what counts.
-fn is_same(wanted: &Element, seen: &Element) -> bool {
-    wanted.leads_to == seen.leads_to && wanted.expires.is_some() == seen.expires.is_some()
 }

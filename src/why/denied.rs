@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::topology::{HOST, Hub, Name, OUTSIDE, Peer, Service, Topology, Wire};
+use crate::topology::{HOST, Hub, Name, OUTSIDE, Peer, Protocol, Service, Topology, Wire};
 
-use super::grant::{Grant, Party, is_for, may_use, opened_by, way_out};
+use super::grant::{Grant, Party, is_for, may_use, opened_by, way_out, without_ipv6};
 use super::{Answer, same};
 
 /// What stands in the way, and the nearest line that would have to change.
@@ -16,6 +16,14 @@ pub fn denied(topology: &Topology, a: Party, b: Party, service: Option<&Service>
         {
             return answer;
         }
+    }
+    if service.is_some_and(|service| service.protocol == Protocol::Icmpv6)
+        && let Some(wire) = without_ipv6(topology, a, b)
+    {
+        return no(format!("wire `{}` has no IPv6", wire.name))
+            .on(&wire.name)
+            .at(Some(wire.place.line))
+            .hint("add `subnet6 = \"fd00::/127\"` to it");
     }
     match (a, b) {
         (Party::Peer(hub, peer), _) => from_peer(topology, hub, peer, b, service),

@@ -1,5 +1,7 @@
 //! A house in small: two hubs, leaves of both zones, a peer with rights and one without, and every kind of flow.
 
+mod second;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -589,6 +591,22 @@ fn audit_mode_all_the_way_out_lets_everything_out() {
     assert!(!ask(&house, "git outside:tcp/443").allowed);
 }
 
+/// Neither a flow nor audit mode lets IPv6 over a wire that has none.
+#[test]
+fn without_ipv6_nothing_of_it_passes() {
+    let mut house = house();
+    let answer = ask(&house, "new vpn:icmpv6");
+    let number = house.wires.iter().position(|wire| wire.end_in("new").is_some()).unwrap();
+    let wire = &mut house.wires[number];
+    assert_eq!(wire.mode, Mode::Audit);
+    assert_eq!(answer.reason, format!("wire `{}` has no IPv6", wire.name));
+    assert_eq!((answer.allowed, answer.wire.as_ref(), answer.line), (false, Some(&wire.name), Some(wire.place.line)));
+    assert_eq!(answer.hint.as_deref(), Some("add `subnet6 = \"fd00::/127\"` to it"));
+    wire.subnet6 = Some("fd00::/127".parse().unwrap());
+    assert!(ask(&house, "new vpn:icmpv6").allowed);
+    assert_eq!(ask(&house, "new outside:icmpv6").reason, "wire `host-priv` has no IPv6");
+}
+
 #[test]
 fn the_acme_directory_says_which_port_a_hub_needs() {
     let mut house = house();
@@ -651,7 +669,15 @@ fn every_flow_is_a_sentence_in_the_order_of_the_file() {
     private.clients = Some(Clients { prefix: "10.100.0.0/24".parse().unwrap(), device: Device::new("wg0").unwrap() });
     private.wireguard = None;
     house.host.block = Some(name("banned"));
-    let banned = Set { name: name("banned"), elements: vec![], file: None, dns: vec![], interval: None, place: at(80) };
+    let banned = Set {
+        name: name("banned"),
+        elements: vec![],
+        file: None,
+        dns: vec![],
+        interval: None,
+        private: false,
+        place: at(80),
+    };
     house.sets.insert(name("banned"), banned);
     let sentences = sentences(&house);
     let lines: Vec<_> = sentences.iter().map(|(line, _)| *line).collect();

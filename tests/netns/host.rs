@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 /// The programs that tests run, and the packages (Debian's names, Alpine's are the same) that bring them.
@@ -30,12 +31,13 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// How long anything may take before a test calls it hung.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Makes the pretend host inside its fresh namespaces: `/run` of its own, and an uplink `eth0` whose far end is the
+/// Makes the pretend host inside its fresh namespaces: `/run` and `/var/lib` of its own, and an uplink `eth0` whose far end is the
 /// namespace `lan`. Duplicate address detection is off, and the pair has two indexes (with one alone, the kernel's link watch
 /// takes its time), so that its addresses are there at once.
 const SETUP: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=755 tmpfs /var/lib
 mkdir /run/netns
 ip link set lo up
 ip netns add lan
@@ -170,6 +172,24 @@ impl Host {
         }
         command.args(argv).stdin(Stdio::null());
         command
+    }
+
+    /// Does something in the network namespace of a node, in a thread that ends there. Sockets made in it stay in it. Takes root:
+    /// see `packet::is_root`.
+    pub fn at<T: Send>(&self, node: &str, work: impl FnOnce() -> T + Send) -> T {
+        let path = match node {
+            "host" => PathBuf::from(format!("/proc/{}/ns/net", self.pid)),
+            node => self.path(&format!("/run/netns/{node}")),
+        };
+        let namespace = std::fs::File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let enter = || setns(namespace, CloneFlags::CLONE_NEWNET).expect("root enters whatever he likes");
+        std::thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                enter();
+                work()
+            });
+            there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Runs a program at a node to its end.
@@ -474,11 +494,11 @@ impl fmt::Display for Dump {
 }
 
 /// Whether the kernel's link watch has caught up with the carrier: until then flags, routes and addresses may still change.
-/// A device with an IPv6 address gets a link-local one then.
+/// A device with an IPv6 address, but for the loopback, gets a link-local one then.
 fn at_rest(link: &Value) -> bool {
     let ipv6 = link["addr_info"].as_array().expect("addresses").iter().filter(|address| address["family"] == "inet6");
     let [global, local] = ["global", "link"].map(|scope| ipv6.clone().any(|address| address["scope"] == scope));
-    if ipv6.clone().any(|address| address["tentative"] == true) || global && !local {
+    if ipv6.clone().any(|address| address["tentative"] == true) || global && !local && link["ifname"] != "lo" {
         return false;
     }
     let has = |flag: &str| link["flags"].as_array().is_some_and(|flags| flags.iter().any(|f| f == flag));

@@ -3,15 +3,28 @@
 #![expect(clippy::print_stderr, reason = "a failing test says more than its panic")]
 
 mod boundary;
+mod cases;
 mod cli;
 mod crash;
 mod down;
+mod generated;
+mod hand;
 mod host;
 mod ipv6;
 mod lab;
+mod log;
+mod naive;
+mod nameserver;
+mod packet;
 mod podman;
+mod prober;
+mod prove;
+mod render;
 mod repair;
 mod script;
+mod sets;
 mod strangers;
+mod threats;
+mod truth;
 mod up;
 mod world;

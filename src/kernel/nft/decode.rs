@@ -257,7 +257,9 @@ pub fn rule(bytes: &[u8], anonymous: &mut HashMap<Text, Set>) -> Result<Option<(
         return Ok(None);
     }
     let list = find(bytes, rule::EXPRESSIONS).unwrap_or_default();
-    let expressions = attributes(list).map(|(_, bytes)| one_expression(bytes, anonymous)).collect();
+    let mut expressions: Vec<Expression> =
+        attributes(list).map(|(_, bytes)| one_expression(bytes, anonymous)).collect();
+    expressions.shrink_to_fit();
     let comment = find(bytes, rule::USERDATA).and_then(comment);
     Ok(Some((name(bytes, rule::CHAIN)?, Rule { expressions, comment })))
 }
@@ -416,7 +418,7 @@ fn known(name: &str, found: &mut Attributes) -> Option<Expression> {
         }
         "counter" => {
             // What it has counted, and what fills up before 64 bits.
-            (1..=3).for_each(|kind| drop(found.take(kind)));
+            (1..=3).for_each(|kind| _ = found.take(kind));
             Expression::Counter
         }
         "objref" => {

@@ -83,10 +83,10 @@ impl Transaction {
         self.about.push(about);
     }
 
-    /// A message that names something of the table: both names have the same attributes in all of them but a chain.
+    /// A message that names something of the table, whose own name is the first attribute of all of them.
     fn named(&mut self, about: About, kind: u8, name: (u16, &str)) {
         let mut bytes = Vec::new();
-        text(&mut bytes, 1, TABLE);
+        text(&mut bytes, table::NAME, TABLE);
         text(&mut bytes, name.0, name.1);
         self.message(about, kind, 0, &bytes);
     }
@@ -267,7 +267,7 @@ impl Transaction {
     /// Adds a rule at the end of its chain.
     pub fn add_rule(&mut self, of: &Text, made: &Rule) {
         let about = About::Rule(of.clone(), made.comment.clone());
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(1024);
         text(&mut bytes, rule::TABLE, TABLE);
         text(&mut bytes, rule::CHAIN, of);
         let list = open(&mut bytes, rule::EXPRESSIONS);
@@ -326,9 +326,9 @@ fn orders(made: &Set) -> Vec<u8> {
     bytes
 }
 
-/// A comment as nft keeps it, as much of it as its length can say.
+/// A comment as nft keeps it, as much of it as there is room for in 256 bytes (`NFT_USERDATA_MAXLEN`).
 fn comment(words: &str) -> Vec<u8> {
-    let words = &words.as_bytes()[..words.len().min(254)];
+    let words = &words.as_bytes()[..words.len().min(253)];
     let mut bytes = vec![userdata::COMMENT, words.len() as u8 + 1];
     bytes.extend(words);
     bytes.push(0);

@@ -863,6 +863,9 @@ interval = "5m"
 dns = ["a.example.net"]
 interval = "0s"
 elemnts = []
+private = "yes"
+[set.v]
+private = true
 [module]
 m = ["h", "g", "a", "b", "c"]
 [hub.h]
@@ -893,6 +896,14 @@ zone = "private"
             ),
             ("11:12: set `u`: `0s` is no duration", "write `30s`, `5m`, `1h` or `1d`"),
             ("12:1: set `u`: unknown key `elemnts`", "did you mean `elements`?"),
+            (
+                "13:11: set `u`: `private` wants true or false, not a string",
+                "write `private = true` or `private = false`",
+            ),
+            (
+                "15:11: set `v`: `private` says what addresses names may lead to, and there are none",
+                r#"add `dns = ["anna.example.net"]`"#,
+            ),
         ],
     },
     Case {

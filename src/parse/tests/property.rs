@@ -15,7 +15,7 @@ proptest! {
 
     #[test]
     fn a_topology_survives_being_written(choices in prop::collection::vec(any::<u32>(), 0..2500), tables: bool) {
-        let made = Maker { choices: choices.into_iter(), ports: 0, sets: Vec::new() }.topology();
+        let made = made(choices);
         let text = written(&made, tables);
         match topology(&text) {
             Ok(mut read) => {
@@ -31,7 +31,7 @@ proptest! {
         choices in prop::collection::vec(any::<u32>(), 0..300),
         cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, "[\\PC\n]{0,3}"), 1..4),
     ) {
-        let made = Maker { choices: choices.into_iter(), ports: 0, sets: Vec::new() }.topology();
+        let made = made(choices);
         let mut text = written(&made, false);
         for (at, length, instead) in cuts {
             let ends: Vec<_> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
@@ -42,6 +42,11 @@ proptest! {
         }
         super::survives(&text);
     }
+}
+
+/// The topology that these choices make.
+pub(crate) fn made(choices: Vec<u32>) -> Topology {
+    Maker { choices: choices.into_iter(), ports: 0, sets: Vec::new() }.topology()
 }
 
 /// Makes a topology by choices; where they run out the plainest is taken, so that a failure shrinks to a small one.
@@ -179,8 +184,9 @@ impl Maker {
                 let name = self.name("set", nth);
                 let dns = self.some(|m| format!("d{}.example.net", m.below(9)));
                 let interval = if dns.is_empty() { None } else { self.maybe(|m| 1 + m.below(100_000) as u64) };
+                let private = !dns.is_empty() && self.chance(2);
                 let file = self.maybe(|_| "/var/lib/wire/a file".to_owned());
-                (name.clone(), Set { name, elements: self.some(Maker::network), file, dns, interval, place })
+                (name.clone(), Set { name, elements: self.some(Maker::network), file, dns, interval, private, place })
             })
             .collect();
         self.sets = sets.keys().cloned().collect();
@@ -634,6 +640,7 @@ fn written(topology: &Topology, tables: bool) -> String {
         keys.put("file", set.file.as_ref().map(quoted));
         keys.put("dns", (!set.dns.is_empty()).then(|| list(set.dns.iter().map(quoted))));
         keys.put("interval", set.interval.map(|seconds| quoted(format!("{seconds}s"))));
+        keys.put("private", set.private.then(|| "true".to_owned()));
         text += &keys.table(&format!("[set.{}]", quoted(&set.name)));
     }
 

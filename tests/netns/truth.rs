@@ -1,0 +1,385 @@
+//! Truth tables: every place of a topology asks every address of every other, by each declared port and others, in several
+//! protocols, and what passes is compared with what the naive reading of the file says. Nothing may be wrong, and nothing may
+//! go without an answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::host::{Host, text};
+use crate::naive::{FIRST_UPLINK, Naive, Place, Verdict, What};
+use crate::prober::{self, Address, Kind, Probe, Seen, Site};
+
+/// A pretend host with everything around a topology: a namespace for each node, the world beyond each uplink, and somebody
+/// in each hub's tunnel.
+pub struct House {
+    pub host: Host,
+    pub naive: Naive,
+    /// The protocol number that nobody has used here yet: what tracks connections remembers those that passed.
+    odd: u8,
+}
+
+/// The namespace of a place.
+fn netns(place: &Place) -> Option<String> {
+    match place {
+        Place::Node(node) if node == "host" => None,
+        Place::Node(node) => Some(node.clone()),
+        // As `Host` makes it.
+        Place::Outside(uplink) if uplink == "eth0" => Some("lan".to_owned()),
+        Place::Outside(uplink) => Some(format!("beyond-{uplink}")),
+        Place::Client(hub) => Some(format!("client-{hub}")),
+    }
+}
+
+/// A topology of containers as one of named namespaces, which have the nodes' names.
+pub fn in_namespaces(text: &str) -> String {
+    let mut lines = vec!["runtime = \"netns\"".to_owned()];
+    let mut header = "";
+    for line in text.lines() {
+        header = if line.starts_with('[') { line } else { header };
+        let key = line.split('=').next().unwrap_or_default().trim();
+        let home = header.starts_with("[node.") && ["user", "container", "netns", "owned"].contains(&key);
+        if !home && key != "runtime" && !header.starts_with("[podman]") {
+            lines.push(line.to_owned());
+        }
+    }
+    lines.join("\n")
+}
+
+impl House {
+    /// Builds everything around a topology, but wires nothing.
+    pub fn new(text: &str) -> House {
+        let house = House { host: Host::new(), naive: Naive::read(text), odd: 148 };
+        house.host.topology(&in_namespaces(text));
+        house.furnish();
+        house
+    }
+
+    /// Takes another topology of the same nodes, uplinks and clients.
+    pub fn change(&mut self, text: &str) {
+        self.naive = Naive::read(text);
+        self.host.topology(&in_namespaces(text));
+        self.furnish();
+    }
+
+    /// Makes what is not there yet.
+    fn furnish(&self) {
+        let naive = &self.naive;
+        let mut script =
+            "set -e\nexist() { [ -e /run/netns/$1 ] || ip netns add $1; ip -n $1 link set lo up; }\n".to_owned();
+        let mut line = |text: String| writeln!(script, "{text}").expect("a text grows");
+        for space in naive.spaces().iter().filter(|space| *space != "host") {
+            line(format!("exist {space}"));
+        }
+        for (number, uplink) in naive.uplinks().iter().enumerate() {
+            let there = netns(&Place::Outside(uplink.clone())).expect("the outside has a namespace");
+            let [v4, v6] = Naive::uplink(number);
+            line(format!("exist {there}"));
+            if number > 0 {
+                let pair = format!("ip link add {uplink} type veth peer name {uplink} netns {there}");
+                line(format!("[ -e /sys/class/net/{uplink} ] || {pair}"));
+                line(format!("ip link set {uplink} up; ip -n {there} link set {uplink} up"));
+                line(format!("ip address replace {v4}2/24 dev {uplink}"));
+                line(format!("ip -n {there} address replace {v4}1/24 dev {uplink}"));
+            }
+            line(format!("ip address replace {v6}2/64 dev {uplink} nodad"));
+            line(format!("ip -n {there} address replace {v6}1/64 dev {uplink} nodad"));
+            // A neighbour who sends everything here.
+            line(format!("ip -n {there} route replace default via {v4}2"));
+            line(format!("ip -n {there} route replace default via {v6}2 dev {uplink}"));
+        }
+        line(format!("ip route replace default via {}1 dev eth0", Naive::uplink(0)[1]));
+        for (_, own) in &naive.around.host {
+            line(format!("ip address show to {own} | grep -q . || ip address add {own} dev eth0 {}", nodad(own)));
+        }
+        for (uplink, other) in naive.around.outside.iter().filter(|(uplink, _)| uplink == FIRST_UPLINK) {
+            let there = netns(&Place::Outside(uplink.clone())).expect("the outside has a namespace");
+            line(format!(
+                "ip -n {there} address show to {other} | grep -q . || ip -n {there} address add {other} dev lo"
+            ));
+        }
+        for (name, hub) in &naive.file.hub {
+            let Some(clients) = &hub.clients else { continue };
+            let there = netns(&Place::Client(name.clone())).expect("clients have a namespace");
+            let (device, length) = (&clients.device, clients.prefix.prefix());
+            let own = Naive::tunnel(clients);
+            let pair = format!("ip -n {name} link add {device} type veth peer name tun netns {there}");
+            line(format!("exist {there}"));
+            line(format!("ip -n {name} link show {device} >/dev/null 2>&1 || {pair}"));
+            line(format!("ip -n {name} address replace {own}/{length} dev {device}"));
+            line(format!("ip -n {name} link set {device} up; ip -n {there} link set tun up"));
+            for client in naive.clients(name) {
+                line(format!("ip -n {there} address replace {client}/{length} dev tun"));
+            }
+            line(format!("ip -n {there} route replace default via {own}"));
+        }
+        self.host.sh(&script);
+    }
+
+    /// The link-local addresses of all wires with IPv6, each as the far end dials it and as its own end has it.
+    fn link_local(&self) -> Vec<(Place, Address, Place, Address)> {
+        let mut found = Vec::new();
+        for wire in self.naive.file.wire.iter().filter(|wire| wire.subnet6.is_some()) {
+            let links = [0, 1].map(|end| self.host.link(&wire.ends[end], &wire.name));
+            let local = |end: usize| {
+                let addresses = links[end]["addr_info"].as_array().expect("addresses");
+                let local = addresses.iter().find(|address| address["scope"] == "link");
+                let local = local.unwrap_or_else(|| panic!("wire {} has no link-local address", wire.name));
+                text(&local["local"]).parse::<IpAddr>().expect("an address")
+            };
+            let index =
+                |end: usize| links[end]["ifindex"].as_u64().and_then(|i| u32::try_from(i).ok()).expect("an index");
+            for end in [0, 1] {
+                let own = Address { ip: local(end), scope: index(end) };
+                let dialled = Address { ip: local(end), scope: index(1 - end) };
+                let [here, there] = [end, 1 - end].map(|end| Place::Node(wire.ends[end].clone()));
+                found.push((there, dialled, here, own));
+            }
+        }
+        found
+    }
+
+    /// Asks everything, and compares.
+    pub fn table(&mut self) -> Table {
+        let start = Instant::now();
+        // The link-local addresses come when the carrier has been noticed.
+        self.host.dump();
+        let places = self.naive.places();
+        let addresses = self.naive.addresses();
+        let local = self.link_local();
+        let ports: BTreeMap<&Place, BTreeSet<u16>> =
+            places.iter().map(|place| (place, self.naive.ports(place))).collect();
+        let mut cells = Vec::new();
+        for from in &places {
+            let own = addresses.get(from);
+            for (to, theirs) in &addresses {
+                // What those around the house say to themselves is no business of a wire.
+                if from == to && !matches!(from, Place::Node(_)) {
+                    continue;
+                }
+                let single = ports[to].iter().flat_map(|port| [What::Tcp(*port), What::Udp(*port)]);
+                let whats: Vec<What> = single.chain([What::Echo, What::Odd]).collect();
+                for &address in theirs {
+                    let is_host = *to == Place::Node("host".to_owned());
+                    let public = self.naive.around.host.iter().any(|(_, host)| *host == address);
+                    let like = |source: &&IpAddr| source.is_ipv4() == address.is_ipv4();
+                    let sources: Vec<Option<IpAddr>> = match from {
+                        Place::Node(_) => vec![None],
+                        // Who it is matters only where something is published.
+                        Place::Outside(_) if !(is_host && public) => {
+                            own.into_iter().flatten().find(like).map(|source| vec![Some(*source)]).unwrap_or_default()
+                        }
+                        _ => own.into_iter().flatten().filter(like).map(|source| Some(*source)).collect(),
+                    };
+                    for source in sources {
+                        cells.extend(whats.iter().map(|&what| Cell {
+                            from: from.clone(),
+                            source,
+                            to: Address { ip: address, scope: 0 },
+                            owner: to.clone(),
+                            what,
+                            expected: self.naive.judge(from, source, address, what),
+                        }));
+                    }
+                }
+            }
+        }
+        for (from, dialled, owner, _) in &local {
+            let whats = ports[owner].iter().flat_map(|port| [What::Tcp(*port), What::Udp(*port)]);
+            cells.extend(whats.chain([What::Echo, What::Odd]).map(|what| Cell {
+                from: from.clone(),
+                source: None,
+                to: *dialled,
+                owner: owner.clone(),
+                what,
+                expected: Verdict::Drop,
+            }));
+        }
+
+        let raw = self.odd;
+        self.odd += 1;
+        let numbers: BTreeMap<&Place, usize> = places.iter().enumerate().map(|(n, place)| (place, n)).collect();
+        let sites: Vec<Site> = places
+            .iter()
+            .map(|place| {
+                let own = addresses.get(place).into_iter().flatten().map(|&ip| Address { ip, scope: 0 });
+                let local = local.iter().filter(|(_, _, owner, _)| owner == place).map(|(_, _, _, own)| *own);
+                let mut answering = ports[place].clone();
+                for cell in &cells {
+                    match &cell.expected {
+                        Verdict::Pass { at, port, .. } if at == place && *port > 0 => drop(answering.insert(*port)),
+                        _ => {}
+                    }
+                }
+                Site {
+                    name: place.to_string(),
+                    netns: netns(place),
+                    addresses: own.chain(local).collect(),
+                    ports: answering.into_iter().collect(),
+                }
+            })
+            .collect();
+        let probes: Vec<Probe> = cells
+            .iter()
+            .map(|cell| Probe {
+                site: numbers[&cell.from],
+                source: cell.source,
+                to: cell.to,
+                kind: match cell.what {
+                    What::Tcp(_) => Kind::Tcp,
+                    What::Udp(_) => Kind::Udp,
+                    What::Echo => Kind::Echo,
+                    What::Odd => Kind::Raw(raw),
+                },
+                port: cell.what.port(),
+                passes: cell.expected != Verdict::Drop,
+            })
+            .collect();
+        let seen = prober::send(&self.host, &sites, &probes);
+        let mut table = Table { cells: cells.len(), ..Table::default() };
+        for (cell, seen) in cells.iter().zip(&seen) {
+            match cell.compare(seen) {
+                Outcome::Right => {}
+                Outcome::Unanswered => table.unanswered.push(format!("{cell}: {}", said(seen))),
+                Outcome::Wrong => table.wrong.push(format!("{cell}, seen {}", said(seen))),
+            }
+            table.passing += usize::from(cell.expected != Verdict::Drop);
+        }
+        table.seconds = start.elapsed().as_secs_f32();
+        table
+    }
+}
+
+/// An address that is there at once.
+fn nodad(address: &IpAddr) -> &'static str {
+    if address.is_ipv6() { "nodad" } else { "" }
+}
+
+/// One question and its answer.
+struct Cell {
+    from: Place,
+    source: Option<IpAddr>,
+    to: Address,
+    owner: Place,
+    what: What,
+    expected: Verdict,
+}
+
+enum Outcome {
+    Right,
+    Wrong,
+    Unanswered,
+}
+
+impl Cell {
+    fn compare(&self, seen: &Seen) -> Outcome {
+        let right = match (&self.expected, seen) {
+            (_, Seen::Broken(_)) => return Outcome::Unanswered,
+            (Verdict::Drop, seen) => matches!(seen, Seen::Silence | Seen::Unsent(_)),
+            (Verdict::Pass { .. }, Seen::Echoed) => true,
+            (Verdict::Pass { at, port, from }, Seen::Answer { site, port: on, source }) => {
+                at.to_string() == *site && port == on && from.is_none_or(|from| from == *source)
+            }
+            (Verdict::Pass { .. }, _) => false,
+        };
+        if right { Outcome::Right } else { Outcome::Wrong }
+    }
+}
+
+impl std::fmt::Display for Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let source = self.source.map(|source| format!(" ({source})")).unwrap_or_default();
+        write!(f, "{}{source} -> {} ({}) {}: expected ", self.from, self.to.ip, self.owner, self.what)?;
+        match &self.expected {
+            Verdict::Drop => write!(f, "drop"),
+            Verdict::Pass { at, port, from } => {
+                let from = from.map(|from| format!(" from {from}")).unwrap_or_default();
+                write!(f, "pass to {at}:{port}{from}")
+            }
+        }
+    }
+}
+
+/// What was seen, in the words of the expectation.
+fn said(seen: &Seen) -> String {
+    match seen {
+        Seen::Answer { site, port, source } => format!("pass to {site}:{port} from {source}"),
+        Seen::Echoed => "pass, echoed".to_owned(),
+        Seen::Refused => "pass, but nobody listens".to_owned(),
+        Seen::Silence => "drop, silently".to_owned(),
+        Seen::Unsent(why) => format!("drop before it left: {why}"),
+        Seen::Broken(why) => format!("nothing: {why}"),
+    }
+}
+
+/// How a table came out.
+#[derive(Default)]
+pub struct Table {
+    pub cells: usize,
+    pub passing: usize,
+    pub wrong: Vec<String>,
+    pub unanswered: Vec<String>,
+    pub seconds: f32,
+}
+
+impl Table {
+    /// Prints the counts and fails the test where something is wrong, with as much of it as anybody reads.
+    #[track_caller]
+    pub fn expect(self, name: &str) {
+        let (wrong, unanswered) = (self.wrong.len(), self.unanswered.len());
+        eprintln!(
+            "{name}: {} cells, {} to pass: {wrong} wrong, {unanswered} unanswered, in {:.1} s",
+            self.cells, self.passing, self.seconds
+        );
+        let lines = self.wrong.iter().chain(&self.unanswered).take(60).map(|line| format!("  {line}\n"));
+        assert!(
+            wrong + unanswered == 0,
+            "{name}: {wrong} wrong, {unanswered} unanswered\n{}",
+            lines.collect::<String>()
+        );
+    }
+}
+
+/// The topology of a shipped file.
+fn shipped(name: &str) -> String {
+    let path = format!("{}/topology/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).expect(&path)
+}
+
+/// Wires a shipped house and asks everything.
+fn holds(name: &str) {
+    let mut house = House::new(&shipped(name));
+    house.host.wire(&["up"]).expect(0);
+    house.table().expect(name);
+}
+
+#[test]
+#[ignore = "`up` does not enforce flows yet"]
+fn pluto_is_as_the_file_says() {
+    holds("pluto");
+}
+
+#[test]
+#[ignore = "`up` does not enforce flows yet"]
+fn home_server_is_as_the_file_says() {
+    holds("home-server");
+}
+
+#[test]
+#[ignore = "`up` does not enforce flows yet"]
+fn svc_is_as_the_file_says() {
+    holds("svc");
+}
+
+#[test]
+#[ignore = "`up` does not enforce flows yet"]
+fn own_private_cloud_is_as_the_file_says() {
+    holds("own-private-cloud");
+}
+
+#[test]
+#[ignore = "`up` does not enforce flows yet"]
+fn chown_me_is_as_the_file_says() {
+    holds("chown-me");
+}

@@ -31,6 +31,9 @@ pub type Range = (IpAddr, IpAddr, Option<u64>);
 /// What the sets of the file hold now: for each disjoint ranges.
 pub type Ranges = BTreeMap<Name, Vec<Range>>;
 
+/// The counter that a table has as long as connections are to be forgotten that it lets begin no more.
+pub const UNFINISHED: &str = "unfinished";
+
 /// How often a denied packet of one wire is logged: a flood fills neither disk nor log.
 const LOGGED: Limit = Limit { rate: 10, unit: 1, burst: 20, over: false };
 /// How many addresses are counted against a rate at once. One more is let nowhere.

@@ -20,11 +20,13 @@ use crate::topology::{
 };
 
 mod opening;
+mod passage;
 #[cfg(test)]
 mod tests;
 
-pub use opening::{Beginning, Opening, Openings};
-use opening::{Egress, INSIDE, Match, PRIVATE, Path, Published, Towards, named, of_family, pairs, ranges_of};
+pub use opening::{Beginning, Match, Opening, Openings, Path};
+use opening::{Egress, INSIDE, PRIVATE, Published, Towards, named, of_family, pairs, ranges_of};
+pub use passage::Passage;
 
 /// Addresses from first to last, both meant, with the seconds until they go.
 pub type Range = (IpAddr, IpAddr, Option<u64>);
@@ -977,7 +979,7 @@ impl<'a> Draft<'_, 'a> {
         services(start, &opening.service)
             .into_iter()
             .map(|mut rule| {
-                if opening.handed_on {
+                if opening.handed_on.is_some() {
                     rule = rule.handed_on();
                 }
                 rule = rule.state(NEW);

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired;
+use crate::desired::{self, Ways};
 use crate::error::Error;
 use crate::kernel::run::{Lock, RunDirectory};
 use crate::kernel::{self, Kernel, Where};
 use crate::plan::{self, Change, Plan};
+use crate::prove::world::World;
+use crate::prove::{self, House, Proof};
 use crate::report::Report;
 use crate::rules::Rules;
 use crate::sets::{self, Sets};
@@ -14,6 +16,7 @@ use crate::state::State;
 use crate::target::Scope;
 use crate::topology::{Name, Topology};
 use crate::voice::{Progress, Voice};
+use crate::why::dial::Contents;
 
 /// A container may come back in a new namespace while it is wired: then what is left is done once more, a few times.
 const ROUNDS: usize = 4;
@@ -104,6 +107,32 @@ fn observe(kernel: &mut Kernel, rules: &Rules, scope: &Scope) -> Result<State, E
         kernel.observe(topology, rules, &Where::Nodes(&nodes_of(topology, scope)))?
     };
     Ok(desired::narrow(seen, scope))
+}
+
+/// Sends packets between all nodes that are there. In a lab they know the outside, and everybody who listens.
+pub fn prove(rules: &Rules, scope: &Scope, sets: &Contents, world: Option<&World>) -> Result<Proof, Error> {
+    kernel::may("send packets in network namespaces", &[kernel::ENTER, kernel::CHANGE, kernel::FORGE])?;
+    let mut kernel = Kernel::open(RunDirectory::look()?)?;
+    let topology = rules.topology();
+    let nodes = desired::namespaces(topology);
+    let place = if world.is_some() { Where::Everywhere } else { Where::Nodes(&nodes) };
+    let State { namespaces, waiting, refused } = kernel.observe(topology, rules, &place)?;
+    let house = House {
+        topology,
+        scope,
+        sets,
+        ways: Ways::of(topology, rules),
+        present: namespaces.into_keys().filter(|name| nodes.contains(name) && !refused.contains_key(name)).collect(),
+        host: kernel.addresses_of_host()?,
+        world,
+    };
+    let mut prober = kernel.prober(world.is_some());
+    let mut proof = prove::run(&house, &mut |probes| prober.send(probes), &mut || kernel.denials());
+    let meant = nodes_of(topology, scope);
+    proof.absent = waiting.into_iter().chain(refused).filter(|(node, _)| meant.contains(node)).collect();
+    drop(prober);
+    kernel.leave_open();
+    Ok(proof)
 }
 
 /// For commands that only look: the lock is somebody else's to take, and nothing is made for it.

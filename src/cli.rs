@@ -14,7 +14,7 @@ const TOPOLOGY: &str = "/etc/wire/topology.toml";
     version,
     after_help = "A TARGET is a module, a node or a wire; where one name is several of these, `module:NAME`, `node:NAME`, \
                   `wire:NAME` say which.\n\nExit codes: 0 done or in accord, 1 failed, 2 wrong usage or invalid topology, \
-                  3 a difference (plan, audit) or denied (why)."
+                  3 a difference (plan, audit, prove) or denied (why)."
 )]
 pub struct Cli {
     /// The topology file; else $WIRE_TOPOLOGY, else /etc/wire/topology.toml
@@ -73,7 +73,15 @@ pub enum Command {
     /// Remove what wire made, and nothing else
     Down(Targets),
     /// List live links and every deviation from the file
-    Audit(Targets),
+    Audit {
+        #[command(flatten)]
+        targets: Targets,
+        /// List what is reachable from outside instead, and where it ends
+        #[arg(long)]
+        published: bool,
+    },
+    /// Send real packets between all nodes and compare what passes with what the file says
+    Prove(Targets),
     /// Say from the file whether A may reach B
     Why {
         /// A node, a VPN peer, `host` or `outside`
@@ -85,7 +93,9 @@ pub enum Command {
     },
     /// Print packets as they are denied (and those of flows with `log = true`), each with the line that would allow it
     Log(Targets),
-    /// Print what would be installed, from the file alone
+    /// Turn what wires in audit mode let pass into flows to write
+    Suggest,
+    /// Print what would be installed
     Render {
         #[command(subcommand)]
         what: Render,
@@ -95,7 +105,7 @@ pub enum Command {
         #[command(subcommand)]
         verb: SetVerb,
     },
-    /// Build the whole topology in throw-away namespaces and audit it there; needs no root and no containers
+    /// Build the whole topology in throw-away namespaces, prove and audit it there; needs no root and no containers
     Lab {
         /// The node that the command runs in
         #[arg(long = "in", value_name = "NODE", default_value = crate::topology::HOST)]

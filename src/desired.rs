@@ -54,7 +54,7 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
             let is_default = device.as_str() == "default" && !forwarding.devices.is_empty();
             let forwards = forwarding.devices.contains(device) || is_default;
             let on = match setting {
-                Setting::ForceForwarding6 => forwards && forwarding.ipv6,
+                Setting::ForceForwarding6 => forwards && !forwarding.wires6.is_empty(),
                 _ => forwards,
             };
             if device.as_str() == "all" {
@@ -78,7 +78,7 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
         end.settings.insert(Setting::Forwarding, i32::from(forwards));
         let ipv6 = end.settings.get(&Setting::DisableIpv6) == Some(&0);
         if ipv6 && all(Setting::ForceForwarding6).is_some() {
-            end.settings.insert(Setting::ForceForwarding6, i32::from(forwards));
+            end.settings.insert(Setting::ForceForwarding6, i32::from(forwarding.wires6.contains(wire)));
         }
     }
     wanted.table = match name.is_host() {
@@ -213,6 +213,11 @@ impl<'a> Ways<'a> {
             }
         }
         ways
+    }
+
+    /// The wire that a node's default route leads over, if it has one.
+    pub fn out(&self, node: &Name) -> Option<&'a Wire> {
+        self.out.get(node).copied()
     }
 
     /// The routes over an end: its own subnet, a default route where it is the node's way out, and the way back to the clients

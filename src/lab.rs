@@ -8,18 +8,19 @@ use crate::error::{Error, Exit};
 use crate::kernel::lab::{self, Lab, Listeners, Side};
 use crate::near::nearest;
 use crate::plan;
+use crate::prove::world::World;
 use crate::report;
 use crate::rules::Rules;
 use crate::sets;
 use crate::state::State;
 use crate::target::Scope;
-use crate::topology::{HOST, Home, Name, Protocol, Service, Topology};
+use crate::topology::{HOST, Home, Name, OUTSIDE, Protocol, Service, Topology};
 use crate::voice::Voice;
 
 /// A range of ports longer than this is listened on in its first ports alone.
 const PORTS: usize = 64;
 
-/// Builds everything, wires and audits it, and runs `command` in `node` if there is one. Returns the exit code.
+/// Builds everything, wires, proves and audits it, and runs `command` in `node` if there is one. Returns the exit code.
 pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]) -> Result<u8, Error> {
     let place = match topology.nodes.get_key_value(node) {
         Some((name, _)) => topology.namespace_of(name).clone(),
@@ -38,17 +39,24 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
         node.home = Home::Netns(node.name.clone());
     }
     let lab = Lab::new()?;
-    lab.outside(&topology.host.uplinks)?;
+    let sets = sets::look(voice, &topology)?;
+    let ranges = sets::ranges(&sets);
+    let sets = sets::networks(&sets);
+    let mut world = World::of(&topology, &sets);
     let mut listeners = Listeners::default();
+    if let Some(outside) = lab.outside(&topology, &world)? {
+        for (node, protocol, port) in world.listeners.iter().filter(|(node, ..)| node.as_str() == OUTSIDE) {
+            for address in world.addresses() {
+                listeners.add_at(&lab, node, &outside, address, (*protocol, *port))?;
+            }
+        }
+    }
     let mut inside = None;
     for node in topology.nodes.values().filter(|node| node.shares.is_none()) {
         let netns = lab.namespace(node.name.as_str())?;
         for (protocol, port) in ports(&topology, &node.name) {
-            match protocol {
-                Protocol::Tcp => listeners.add_tcp(&lab, &node.name, &netns, port)?,
-                Protocol::Udp => listeners.add_udp(&lab, &node.name, &netns, port)?,
-                Protocol::Icmp | Protocol::Icmpv6 => {}
-            }
+            listeners.add(&lab, &node.name, &netns, protocol, port)?;
+            world.listeners.insert((node.name.clone(), protocol, port));
         }
         if node.name == place {
             inside = Some(netns);
@@ -56,20 +64,24 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
     }
     listeners.answer();
     let scope = Scope::everything(&topology);
-    let ranges = sets::ranges(&sets::look(voice, &topology)?);
     let rules = Rules::of(&topology, &ranges);
     let want = |seen: &State| desired::up(&topology, &rules, &scope, seen);
     let (report, seen) = apply::change(voice, &rules, &scope, &apply::lock(voice)?, want)?;
     if !command.is_empty() && report.is_success() {
         return lab.run(inside.as_ref(), command);
     }
+    let proof = apply::prove(&rules, &scope, &sets, Some(&world))?;
     let plan = plan::diff(&want(&seen), &seen);
     let audit = report::audit(&topology, &scope, &seen, &plan, plan::strangers(&topology, &seen));
-    voice.lab(&report, &audit);
-    Ok(if report.is_success() { audit.exit() } else { Exit::Failed } as u8)
+    voice.lab(&report, &proof, &audit);
+    Ok(match report.is_success() {
+        true if proof.exit() == Exit::Done => audit.exit(),
+        true => proof.exit(),
+        false => Exit::Failed,
+    } as u8)
 }
 
-/// The ports that a node is to answer on: those of every flow towards it, and of what is published at it.
+/// The ports that a node is to answer on: those of every flow towards it, and of what is published at it or handed on to it.
 fn ports(topology: &Topology, node: &Name) -> BTreeSet<(Protocol, u16)> {
     let mut ports = BTreeSet::new();
     let mut add = |service: &Service, shift: Option<u16>| {
@@ -85,6 +97,10 @@ fn ports(topology: &Topology, node: &Name) -> BTreeSet<(Protocol, u16)> {
         if wire.far(end).node.is_host() {
             wire.publish.iter().for_each(|publish| add(&publish.flow, publish.to_port));
         }
+    }
+    let forwards = topology.hubs.values().flat_map(|hub| &hub.forwards);
+    for forward in forwards.filter(|forward| topology.namespace_of(&forward.to.node) == node) {
+        add(&forward.port, Some(forward.to.port));
     }
     ports
 }

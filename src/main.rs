@@ -13,12 +13,12 @@ mod near;
 mod nft;
 mod parse;
 mod plan;
+mod prove;
 mod render;
 mod report;
 mod rules;
 mod sets;
 mod state;
-#[allow(dead_code, reason = "waits for what reads the sets of wires in audit mode")]
 mod suggest;
 mod target;
 mod topology;
@@ -85,7 +85,9 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Plan(targets) => plan(voice, &topology, &scope(targets)?)?,
         Command::Up { targets, strict } => up(voice, &topology, &scope(targets)?, *strict)?,
         Command::Down(targets) => down(voice, &topology, &scope(targets)?)?,
-        Command::Audit(targets) => audit(voice, &topology, &scope(targets)?)?,
+        Command::Audit { targets, published } => audit(voice, &path, &topology, &scope(targets)?, *published)?,
+        Command::Suggest => suggest(voice, &path, &topology)?,
+        Command::Prove(targets) => prove(voice, &topology, &scope(targets)?)?,
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
         Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
         Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
@@ -156,7 +158,7 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
         Some(node) => Scope::of(topology, &[format!("node:{node}")])?.nodes,
         None => desired::namespaces(topology),
     };
-    let ranges = Ranges::new();
+    let ranges = ranges(&sets::look(voice, topology)?);
     let tables = render::nft(&Rules::of(topology, &ranges), &nodes);
     if voice.json {
         let tables = tables.iter().map(|(node, text)| (node.to_string(), text.as_str().into()));
@@ -168,12 +170,7 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
     if tables.is_empty() {
         voice.say("the file has nothing to say about what passes there");
     }
-    let unsaid = tables.iter().find(|(_, text)| text.lines().any(|line| line.trim_start().starts_with('#')));
-    match unsaid {
-        Some((node, _)) => Err(Error::failed(format!("nft has no words for some of the rules of `{node}`"))
-            .hint("they are the lines that begin with `#`; `wire up` loads them all the same")),
-        None => Ok(Exit::Done),
-    }
+    Ok(Exit::Done)
 }
 
 /// What is wanted, less what is.
@@ -186,14 +183,57 @@ fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error
     Ok(if plan.is_empty() { Exit::Done } else { Exit::Differs })
 }
 
-fn audit(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
+fn audit(voice: &Voice, path: &str, topology: &Topology, scope: &Scope, published: bool) -> Result<Exit, Error> {
     let ranges = ranges(&sets::look(voice, topology)?);
     let rules = Rules::of(topology, &ranges);
     let seen = apply::look(&rules, scope)?;
     let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
-    let audit = report::audit(topology, scope, &seen, &plan, plan::strangers(topology, &seen));
-    voice.audit(&audit);
+    let mut audit = report::audit(topology, scope, &seen, &plan, plan::strangers(topology, &seen));
+    audit.published = published.then(|| why::published(topology));
+    voice.audit(&audit, path);
     Ok(audit.exit())
+}
+
+/// What wires in audit mode have seen, as flows to write.
+fn suggest(voice: &Voice, path: &str, topology: &Topology) -> Result<Exit, Error> {
+    let ranges = ranges(&sets::look(voice, topology)?);
+    let seen = apply::look(&Rules::of(topology, &ranges), &Scope::everything(topology))?;
+    let mut recorded = Vec::new();
+    for (node, namespace) in &seen.namespaces {
+        for (wire, keys) in &namespace.recorded {
+            let tried = keys.iter().filter_map(|key| suggest::Tried::of(key));
+            recorded.extend(tried.map(|tried| (node.clone(), wire.clone(), tried)));
+        }
+    }
+    let suggested = suggest::suggest(topology, &recorded);
+    if voice.json {
+        voice.print_json(&serde_json::json!(suggested));
+        return Ok(Exit::Done);
+    }
+    voice.print(&suggested.text(path));
+    suggested.remarks().iter().for_each(|remark| voice.say(remark));
+    let watched = topology.wires.iter().any(|wire| wire.mode == topology::Mode::Audit);
+    match (watched, recorded.is_empty()) {
+        (false, _) => voice.say("no wire is in audit mode: write `mode = \"audit\"` on one and run `wire up`"),
+        (true, true) => voice.say("nothing was tried yet that the file does not allow"),
+        (true, false) => {}
+    }
+    Ok(Exit::Done)
+}
+
+fn prove(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {
+    let sets = sets::look(voice, topology)?;
+    let ranges = ranges(&sets);
+    let proof = apply::prove(&Rules::of(topology, &ranges), scope, &sets::networks(&sets), None)?;
+    voice.proof(&proof);
+    match scope.named.iter().find(|name| proof.absent.contains_key(*name)) {
+        Some(node) => Err(not_running(node)),
+        None => Ok(proof.exit()),
+    }
+}
+
+fn not_running(node: &Name) -> Error {
+    Error::failed(format!("`{node}` was asked for and does not run")).hint("start it, then run this again")
 }
 
 fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {
@@ -207,9 +247,7 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
     let named = |name: &&Name| scope.named.contains(*name);
     let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));
     if let Some(node) = stopped {
-        return Err(
-            Error::failed(format!("`{node}` was asked for and does not run")).hint("start it, then run this again")
-        );
+        return Err(not_running(node));
     }
     if strict && let Some(waiting) = report.waiting.first() {
         let sentence = format!("wire `{}` waits for `{}`, and --strict takes no waiting", waiting.wire, waiting.node);

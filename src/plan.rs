@@ -112,6 +112,9 @@ pub struct Load {
     pub differences: Vec<Difference>,
 }
 
+/// The kind of a deviation of rules.
+pub const RULES: &str = "rules";
+
 impl Action {
     /// One word for what it does.
     pub fn verb(&self) -> &'static str {
@@ -137,7 +140,7 @@ impl Action {
     /// What kind of deviation it mends.
     pub fn kind(&self) -> &'static str {
         match self {
-            Action::Load(_) | Action::Unload => "rules",
+            Action::Load(_) | Action::Unload => RULES,
             Action::Create(_) => "missing",
             Action::Remove { .. } => "struck",
             Action::Rename { .. } => "name",

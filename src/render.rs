@@ -1,4 +1,4 @@
-//! What would be installed, as text, from the file alone.
+//! What would be installed, as text.
 
 use std::collections::BTreeSet;
 

@@ -7,11 +7,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Exit, Fault};
-use crate::plan::{Action, Change, Finding, Plan, Waiting};
+use crate::plan::{Action, Change, Finding, Plan, RULES, Waiting};
 use crate::state::{State, Traffic};
 use crate::target::Scope;
 use crate::topology::{Name, Topology, Wire};
-use crate::why::Answer;
+use crate::why::{Answer, Published};
 
 /// What `up` or `down` did.
 #[derive(Debug, Default)]
@@ -35,6 +35,9 @@ impl Report {
 pub struct Audit {
     pub wires: Vec<AuditedWire>,
     pub deviations: Vec<Deviation>,
+    /// What is reachable from outside, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published: Option<Vec<Published>>,
 }
 
 impl Audit {
@@ -51,6 +54,8 @@ pub struct AuditedWire {
     pub ends: Vec<AuditedEnd>,
     /// Packets dropped at either end.
     pub denied: u64,
+    /// Packets that audit mode let pass at either end and that would have been dropped.
+    pub watched: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -95,7 +100,7 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
                 node: change.node.clone(),
                 wire: difference.wire.clone(),
                 kind: change.action.kind(),
-                message: format!("{}: {}", change.node, difference.what),
+                message: format!("rules of {}: {}", change.node, difference.what),
             }));
             continue;
         }
@@ -111,7 +116,12 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
     for Finding { node, wire, kind, message, .. } in plan.findings.iter().cloned().chain(strangers) {
         deviations.push(Deviation { node, wire, kind, message });
     }
-    let drifting: BTreeSet<&Name> = deviations.iter().filter_map(|deviation| deviation.wire.as_ref()).collect();
+    let mut drifting: BTreeSet<&Name> = deviations.iter().filter_map(|deviation| deviation.wire.as_ref()).collect();
+    // What is wrong with the rules of a node and with no wire's alone is wrong with all of its wires.
+    let rules_of = |deviation: &&Deviation| deviation.wire.is_none() && deviation.kind == RULES;
+    let open: BTreeSet<&Name> = deviations.iter().filter(rules_of).map(|deviation| &deviation.node).collect();
+    let policed = |wire: &&Wire| wire.ends.iter().any(|end| open.contains(&end.node));
+    drifting.extend(topology.wires.iter().filter(policed).map(|wire| &wire.name));
     let waiting: BTreeSet<&Name> = plan.waiting.iter().map(|waiting| &waiting.wire).collect();
     let standing = |wire: &Name| match wire {
         wire if waiting.contains(wire) => Standing::Waiting,
@@ -125,14 +135,15 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
         module: wire.module.clone(),
         state: standing(&wire.name),
         ends: ends(wire, seen),
-        denied: denied(wire, seen),
+        denied: counted("denied", wire, seen),
+        watched: counted("watched", wire, seen),
     });
-    Audit { wires: wires.collect(), deviations }
+    Audit { wires: wires.collect(), deviations, published: None }
 }
 
 /// What the counters of both ends have counted.
-fn denied(wire: &Wire, seen: &State) -> u64 {
-    let counter = format!("denied.{}", wire.name);
+fn counted(what: &str, wire: &Wire, seen: &State) -> u64 {
+    let counter = format!("{what}.{}", wire.name);
     let here = wire.ends.iter().filter_map(|end| seen.namespaces.get(&end.node));
     here.filter_map(|namespace| namespace.counts.get(counter.as_str())).sum()
 }
@@ -322,7 +333,8 @@ pub fn waits(waiting: &[Waiting]) -> Vec<String> {
 
 /// The audit as a table, each wire a line, and the deviations below it.
 pub fn audit_table(audit: &Audit, paint: Paint) -> String {
-    let mut rows: Vec<[String; 6]> = vec![["WIRE", "MODULE", "STATE", "ENDS", "ADDRESSES", "BYTES"].map(str::to_owned)];
+    let heads = ["WIRE", "MODULE", "STATE", "ENDS", "ADDRESSES", "BYTES", "DENIED"];
+    let mut rows: Vec<[String; 7]> = vec![heads.map(str::to_owned)];
     for wire in &audit.wires {
         let [first, second] = &wire.ends[..] else { continue };
         let state = match wire.state {
@@ -338,10 +350,14 @@ pub fn audit_table(audit: &Audit, paint: Paint) -> String {
             format!("{}:{} – {}:{}", first.node, first.ifname, second.node, second.ifname),
             format!("{} – {}", first.address, second.address),
             format!("{} – {}", bytes(first.tx_bytes), bytes(second.tx_bytes)),
+            match wire.watched {
+                0 => wire.denied.to_string(),
+                watched => format!("{} ({watched} watched)", wire.denied),
+            },
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..6).map(width).collect();
+    let widths: Vec<usize> = (0..7).map(width).collect();
     let mut text = String::new();
     for (i, row) in rows.iter().enumerate() {
         let mut line = String::new();
@@ -358,6 +374,21 @@ pub fn audit_table(audit: &Audit, paint: Paint) -> String {
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }
+    text + &deviations(audit, paint)
+}
+
+/// What is reachable from outside, one a line with its place in the file, and the deviations below it.
+pub fn published(audit: &Audit, path: &str, paint: Paint) -> String {
+    let mut text = String::new();
+    for Published { line, reason, .. } in audit.published.iter().flatten() {
+        let place = line.map_or(path.to_owned(), |line| format!("{path}:{line}"));
+        let _ = writeln!(text, "{} {reason}", paint.faint(&format!("{place}:")));
+    }
+    text + &deviations(audit, paint)
+}
+
+fn deviations(audit: &Audit, paint: Paint) -> String {
+    let mut text = String::new();
     for deviation in &audit.deviations {
         let _ = writeln!(text, "{} {}", paint.bad(&format!("{}:", deviation.kind)), deviation.message);
     }

@@ -145,7 +145,7 @@ impl<'a> Rules<'a> {
         for (wire, side) in self.wires_of(node) {
             let far = &wire.far(*side).node;
             let passes = match node.is_host() {
-                true => !self.published(wire, *side).is_empty() || self.speakers(wire, *side).next().is_some(),
+                true => !self.published(wire).is_empty() || self.speakers(wire, *side).next().is_some(),
                 false => {
                     (self.topology.hubs.contains_key(node) && self.leads_outside(wire, *side, far))
                         || !self.for_clients(wire, *side).is_empty()
@@ -153,25 +153,39 @@ impl<'a> Rules<'a> {
             };
             if passes {
                 forwarding.wires.insert(&wire.name);
+                let exit = self.host_wire(node).filter(|_| self.leads_outside(wire, *side, far));
+                if wire.subnet6.is_some() && self.passes_ipv6(wire, *side, exit) {
+                    forwarding.wires6.insert(&wire.name);
+                    forwarding.wires6.extend(exit.filter(|exit| exit.subnet6.is_some()).map(|exit| &exit.name));
+                }
                 let beyond = match node.is_host() {
                     true => self
                         .topology
                         .host
                         .uplinks
                         .iter()
-                        .chain(self.published(wire, *side).iter().filter_map(|published| published.on))
+                        .chain(self.published(wire).iter().filter_map(|published| published.on))
                         .collect(),
                     false if self.for_clients(wire, *side).is_empty() => Vec::new(),
                     false => self.clients_of(node).map(|clients| &clients.device).into_iter().collect(),
                 };
                 forwarding.devices.extend(beyond);
-                if let Some(exit) = self.host_wire(node).filter(|_| self.leads_outside(wire, *side, far)) {
-                    forwarding.wires.insert(&exit.name);
-                }
-                forwarding.ipv6 |= wire.subnet6.is_some();
+                forwarding.wires.extend(exit.map(|exit| &exit.name));
             }
         }
         forwarding
+    }
+
+    /// Whether what passes this node over one of its wires may be IPv6. `exit` is where a hub's leaf leaves by.
+    fn passes_ipv6(&self, wire: &'a Wire, side: usize, exit: Option<&Wire>) -> bool {
+        let (here, far) = (&wire.ends[side].node, &wire.far(side).node);
+        let any = |openings: Vec<Opening>| openings.iter().any(|opening| !opening.ipv4);
+        let watched = wire.mode == Mode::Audit;
+        if here.is_host() {
+            return watched || any(self.handed_in(wire, side)) || any(self.outwards(wire, side));
+        }
+        let outside = || watched || any(self.outwards(wire, side)) || self.forwards_to(far, wire).next().is_some();
+        any(self.for_clients(wire, side)) || exit.is_some_and(|exit| exit.subnet6.is_some()) && outside()
     }
 
     /// Whether a leaf at the far end of a hub's wire is spoken for to the outside or handed anything from there.
@@ -240,13 +254,18 @@ impl<'a> Rules<'a> {
         nodes.filter(|node| self.speaks(node) && self.way_out(node).last().is_some_and(|last| last.name == wire.name))
     }
 
-    /// What passes the host to the outside over a wire, with whose it is.
+    /// What passes the host to the outside over a wire, with whose it is. A hub speaks for all its leaves with one voice, so that
+    /// what many of them may do is said once.
     fn spoken_for(&self, wire: &'a Wire, side: usize) -> Vec<(&'a Name, &Egress<'a>)> {
-        self.speakers(wire, side).flat_map(|node| self.egress(node).iter().map(move |egress| (node, egress))).collect()
+        let far = &wire.far(side).node;
+        let mut said = BTreeSet::new();
+        let all = self.speakers(wire, side).flat_map(|node| self.egress(node).iter().map(move |egress| (node, egress)));
+        all.filter(|(node, egress)| node == &far || said.insert((egress.service.to_string(), egress.to.to_string())))
+            .collect()
     }
 
     /// What is published over a host wire, whatever asks for it.
-    fn published(&self, wire: &'a Wire, side: usize) -> Vec<Published<'a>> {
+    fn published(&self, wire: &'a Wire) -> Vec<Published<'a>> {
         let mut published: Vec<Published> = (wire.publish.iter())
             .map(|publish| Published {
                 service: Arc::new(publish.flow.clone()),
@@ -260,7 +279,6 @@ impl<'a> Rules<'a> {
             .collect();
         let far = &wire.ends[usize::from(wire.ends[0].node.is_host())].node;
         let first = self.host_wire(far).is_some_and(|first| first.name == wire.name);
-        let _ = side;
         for need in self.needed.get(far).into_iter().flatten().filter(|_| first) {
             let said = |known: &Published| {
                 known.address.is_none()
@@ -351,10 +369,10 @@ impl<'a> Rules<'a> {
 #[derive(Debug, Default, PartialEq)]
 pub struct Forwarding<'a> {
     pub wires: BTreeSet<&'a Name>,
+    /// Those of them that IPv6 passes too.
+    pub wires6: BTreeSet<&'a Name>,
     /// Uplinks of the host, tunnels of a hub.
     pub devices: BTreeSet<&'a Device>,
-    /// Whether IPv6 passes too.
-    pub ipv6: bool,
 }
 
 /// The name of the chain that denies what goes over a wire; in audit mode, that lets it pass and remembers it.
@@ -477,7 +495,9 @@ impl<'a> Draft<'_, 'a> {
         }
         for ipv4 in [true, false] {
             let inside = of_family(INSIDE, ipv4);
-            if !uplinks.is_empty() && self.set(&inside) {
+            let any = rules.inside.iter().any(|(first, _, _)| first.is_ipv4() == ipv4);
+            if !uplinks.is_empty() && any {
+                self.set(&inside);
                 let set = Among::Named(inside.into());
                 let rule = from_outside().address_in(Side::Source, ipv4, set, false).goto(NOBODY);
                 input.push(rule.comment("nobody outside has an address of the topology"));
@@ -586,7 +606,7 @@ impl<'a> Draft<'_, 'a> {
         let mut list = Vec::new();
         for pair in pairs(wire, side) {
             if !pair.ipv4 {
-                list.push(neighbours(Side::Source, pair.far));
+                list.extend(neighbours(pair.far));
             }
             let own = IpNetwork::from(pair.own);
             list.push(Rule::new().address(Side::Destination, Compare::Different, &own).goto(&end));
@@ -602,7 +622,7 @@ impl<'a> Draft<'_, 'a> {
         let mut list = Vec::new();
         for pair in pairs(wire, side) {
             if !pair.ipv4 {
-                list.push(neighbours(Side::Source, pair.own));
+                list.extend(neighbours(pair.own));
                 // The kernel tells routers which groups it listens to (RFC 3810); there is none here to be told.
                 list.push(Rule::new().icmp_types(ICMPV6, &[131, 132, 143]).drop());
             }
@@ -633,7 +653,7 @@ impl<'a> Draft<'_, 'a> {
         let rules = self.rules;
         let (here, far) = (&wire.ends[side].node, &wire.far(side).node);
         let out = rules.way_out(here).first().is_some_and(|first| first.name == wire.name) && rules.speaks(here);
-        let published = far.is_host() && !rules.published(wire, side).is_empty();
+        let published = far.is_host() && !rules.published(wire).is_empty();
         !here.is_host() && (out || published || rules.forwards_to(here, wire).next().is_some())
     }
 
@@ -776,7 +796,7 @@ impl<'a> Draft<'_, 'a> {
         let (mut before, mut behind) = (Vec::new(), Vec::new());
         for (wire, side) in rules.wires_of(self.node) {
             for pair in pairs(wire, *side) {
-                for published in rules.published(wire, *side) {
+                for published in rules.published(wire) {
                     before.extend(self.hand_in(wire, &published, pair.far, &uplinks));
                 }
                 if let Some(rule) = rules.leave(wire, *side, pair.far, &towards) {
@@ -983,16 +1003,17 @@ impl<'a> Draft<'_, 'a> {
         let rules = [
             Rule::new().limit(LOGGED).log(format!("wire watched {}", wire.name)),
             Rule::new().count(&watched),
-            Rule::new().state(NEW).record(&would),
+            Rule::new().protocols(&[TCP, UDP], false).state(NEW).record(&would, false),
+            // Not by ICMP's own number: nft takes that for implied by what follows, and forgets it.
+            Rule::new().protocols(&[TCP, UDP], true).state(NEW).record(&would, true),
             Rule::new().accept(),
         ];
         self.chain(watched, Chain::of(rules));
     }
 
-    /// Takes a named set of addresses into the table. Whether it has any element.
-    fn set(&mut self, name: &str) -> bool {
+    /// Takes a named set of addresses into the table.
+    fn set(&mut self, name: &str) {
         let ranges = self.rules.ranges(name).unwrap_or_default();
-        let any = !ranges.is_empty();
         let ipv4 = !(name.starts_with("set6.") || name.ends_with('6') && [PRIVATE[1], INSIDE[1]].contains(&name));
         let timeout = name.starts_with("set.") || name.starts_with("set6.");
         self.table.sets.entry(name.into()).or_insert_with(|| Set {
@@ -1002,7 +1023,6 @@ impl<'a> Draft<'_, 'a> {
             elements: elements(&ranges),
             ..Set::default()
         });
-        any
     }
 
     fn map(&mut self, name: &str, leads: Vec<(&Device, String)>) {
@@ -1056,10 +1076,15 @@ fn related() -> Chain {
     ])
 }
 
-/// Neighbour solicitation and advertisement (RFC 4861) of one address.
-fn neighbours(side: Side, address: IpAddr) -> Rule {
-    let rule = Rule::new().address(side, Compare::Equal, &IpNetwork::from(address));
-    rule.from_the_link().icmp_types(ICMPV6, &[135, 136]).accept()
+/// Neighbour solicitation and advertisement (RFC 4861) from one end: by its address, or by its link-local one, which the kernel
+/// asks from where it forwards, and where it makes sure of a neighbour that it knows.
+fn neighbours(address: IpAddr) -> impl Iterator<Item = Rule> {
+    // RFC 4291, 2.5.6.
+    let link_local = IpNetwork::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 64);
+    [Ok(IpNetwork::from(address)), link_local].into_iter().flatten().map(|from| {
+        let rule = Rule::new().address(Side::Source, Compare::Equal, &from);
+        rule.from_the_link().icmp_types(ICMPV6, &[135, 136]).accept()
+    })
 }
 
 /// A rule for each way of asking for a service: ports one by one in one, each range in one.
@@ -1198,8 +1223,11 @@ fn needs<'a>(hub: &'a Hub) -> Vec<Published<'a>> {
     };
     let mut needs: Vec<Published> = Vec::new();
     if !hub.sites.is_empty() || !hub.redirects.is_empty() {
-        let web = Service { protocol: Protocol::Tcp, ports: vec![(80, 80), (443, 443)], icmp_type: None };
-        needs.push(published(web, None));
+        // One by one: the file may publish either itself.
+        needs.extend([80, 443].map(|port| {
+            let ports = vec![(port, port)];
+            published(Service { protocol: Protocol::Tcp, ports, icmp_type: None }, None)
+        }));
     }
     if let Some(wireguard) = &hub.wireguard {
         let ports = vec![(wireguard.listen, wireguard.listen)];

@@ -150,6 +150,11 @@ pub fn renewed(voice: &Voice, topology: &Topology, answers: &Answers, lock: &Loc
     renew(voice, topology.sets.values(), answers, lock)
 }
 
+/// The contents of sets as the file means them: networks, which may overlap.
+pub fn networks(sets: &Sets) -> BTreeMap<Name, Vec<IpNetwork>> {
+    sets.iter().map(|(name, contents)| (name.clone(), contents.elements.keys().copied().collect())).collect()
+}
+
 /// The contents of sets as rules use them: ranges that do not overlap, with the seconds that are left.
 pub fn ranges(sets: &Sets) -> Ranges {
     let now = now();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use crate::nft::{Table, Text};
+use crate::nft::{Table, Text, Value};
 use crate::rules::Openings;
 use crate::topology::{Device, Mac, Name};
 
@@ -42,6 +42,9 @@ pub struct Namespace {
     pub table: Option<Arc<Table>>,
     /// What its named counters have counted, in packets. Only ever seen.
     pub counts: BTreeMap<Text, u64>,
+    /// By wire in audit mode, what the rules would not have let begin: source, destination, protocol, and port or ICMP type and
+    /// code. Only ever seen.
+    pub recorded: BTreeMap<Name, Vec<Vec<Value>>>,
     /// What the rules let begin. Only ever wanted: nobody can tell it from what is seen.
     pub openings: Arc<Openings>,
     /// Devices that carry `wire`'s mark and are no end that could be told.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::log::packet::{Header, Part};
 use crate::log::record::{Names, Who, enforced, leaves_the_link};
+use crate::nft::Value;
 use crate::rules;
 use crate::topology::{Flow, Name, Per, Protocol, Service, Topology, Whom, Wire};
 
@@ -21,6 +22,20 @@ pub struct Tried {
     pub protocol: u8,
     /// The destination's; of ICMP its type, times 256, and its code, which stand first in it.
     pub port: u16,
+}
+
+impl Tried {
+    /// Out of the key of an element.
+    pub fn of(key: &[Value]) -> Option<Tried> {
+        let [source, destination, protocol, port] = key else { return None };
+        let address = |value: &Value| <[u8; 4]>::try_from(value.as_bytes()).ok().map(Ipv4Addr::from);
+        Some(Tried {
+            source: address(source)?,
+            destination: address(destination)?,
+            protocol: *protocol.as_bytes().first()?,
+            port: u16::from_be_bytes(port.as_bytes().try_into().ok()?),
+        })
+    }
 }
 
 /// Something tried, with the node and the wire that recorded it.

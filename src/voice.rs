@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cli::{Cli, Colour};
 use crate::error::{Error, Exit, Fault};
 use crate::plan::Plan;
+use crate::prove::Proof;
 use crate::report::{self, Paint, Report};
 
 pub fn count(number: usize, noun: &str) -> String {
@@ -137,24 +138,40 @@ impl Voice {
         }
     }
 
-    pub fn audit(&self, audit: &report::Audit) {
+    pub fn audit(&self, audit: &report::Audit, path: &str) {
         if self.json {
             self.print_json(&serde_json::json!(audit));
         } else {
-            self.print(&report::audit_table(audit, self.out));
+            self.print(&match audit.published {
+                Some(_) => report::published(audit, path, self.out),
+                None => report::audit_table(audit, self.out),
+            });
             if audit.deviations.is_empty() {
                 self.say("audit: in accord with the file");
             }
         }
     }
 
-    /// What a lab did, and how it stood before it was gone.
-    pub fn lab(&self, report: &Report, audit: &report::Audit) {
+    /// What passes and what does not.
+    pub fn proof(&self, proof: &Proof) {
         if self.json {
-            self.print_json(&serde_json::json!({ "up": report::report_json(report), "audit": audit }));
+            self.print_json(&serde_json::json!(proof));
+        } else {
+            self.print(&proof.lines(self.out));
+            proof.doubts().iter().for_each(|line| self.say(line));
+            self.say(&proof.summary());
+        }
+    }
+
+    /// What a lab did, and how it stood before it was gone.
+    pub fn lab(&self, report: &Report, proof: &Proof, audit: &report::Audit) {
+        if self.json {
+            let up = report::report_json(report);
+            self.print_json(&serde_json::json!({ "up": up, "prove": proof, "audit": audit }));
         } else {
             self.report(report, "lab");
-            self.audit(audit);
+            self.proof(proof);
+            self.audit(audit, "");
             self.say("the lab is gone again");
         }
     }

@@ -2,7 +2,8 @@
 //! `wire check -v`. No system call and no rule: this says what the file means, `prove` says whether the kernel agrees.
 
 mod denied;
-mod grant;
+pub mod dial;
+pub mod grant;
 mod question;
 
 use serde::Serialize;
@@ -54,6 +55,36 @@ pub fn sentences(topology: &Topology) -> Vec<(usize, String)> {
     }
     lines.sort_by_key(|(line, _)| *line);
     lines
+}
+
+/// What is reachable from outside, and where it ends.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Published {
+    /// As dialled; none where everything is.
+    pub flow: Option<String>,
+    pub node: String,
+    /// As it arrives there.
+    pub arrives: Option<String>,
+    pub wire: Option<Name>,
+    pub line: Option<usize>,
+    /// One sentence with every condition.
+    pub reason: String,
+}
+
+/// All that is reachable from outside.
+pub fn published(topology: &Topology) -> Vec<Published> {
+    let all = grant::all(topology).into_iter().filter(|grant| grant.from == Party::Outside);
+    let mut published: Vec<Published> = all
+        .filter_map(|grant| {
+            let Party::Node(node) = grant.to else { return None };
+            let flow = grant.service.as_ref().map(Service::to_string);
+            let arrives = grant.arrives.as_ref().map(Service::to_string).or_else(|| flow.clone());
+            let (wire, line) = (grant.wire.cloned(), grant.line);
+            Some(Published { flow, node: node.to_owned(), arrives, wire, line, reason: grant.sentence })
+        })
+        .collect();
+    published.sort_by_key(|published| published.line);
+    published
 }
 
 /// Answers from the file whether `from` may open `service` (any flow at all where there is none) to `to`. Of a published port

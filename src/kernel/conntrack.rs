@@ -131,6 +131,63 @@ pub fn delete(socket: &Socket, entries: &[Entry]) -> Vec<(usize, Refusal)> {
     refused
 }
 
+/// Which of these connections the namespace remembers, each with its protocol. Asked for one by one: a list would be of all
+/// namespaces.
+pub fn knows(socket: &Socket, asked: &[(u8, Tuple)]) -> Vec<bool> {
+    let mut known = vec![false; asked.len()];
+    let mut batch = Batch::default();
+    for (place, (protocol, tuple)) in asked.iter().enumerate() {
+        let mut attributes = Vec::new();
+        nfnl::add(&mut attributes, TUPLE_ORIG | nfnl::NESTED, &tuple.write(*protocol));
+        let family = if tuple.source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        batch.push(place, &nfnl::request(CTNETLINK, GET, 0, family as u8, 0, &attributes));
+    }
+    // ENOENT is the other answer, and what cannot be asked is not known.
+    socket.exchange(&mut batch, |place, _| known[place] = true);
+    known
+}
+
+impl Tuple {
+    /// The same as its answers have it, where nothing is translated and it has ports.
+    pub fn back(self) -> Tuple {
+        let part = match self.part {
+            Part::Ports { source, destination } => Part::Ports { source: destination, destination: source },
+            part => part,
+        };
+        Tuple { source: self.destination, destination: self.source, part }
+    }
+
+    /// As the kernel writes it.
+    fn write(&self, protocol: u8) -> Vec<u8> {
+        let mut ip = Vec::new();
+        for (address, four, six) in [(self.source, V4_SRC, V6_SRC), (self.destination, V4_DST, V6_DST)] {
+            match address {
+                IpAddr::V4(v4) => nfnl::add(&mut ip, four, &v4.octets()),
+                IpAddr::V6(v6) => nfnl::add(&mut ip, six, &v6.octets()),
+            }
+        }
+        let mut above = Vec::new();
+        nfnl::add(&mut above, PROTO_NUM, &[protocol]);
+        match self.part {
+            Part::Ports { source, destination } => {
+                nfnl::add(&mut above, SRC_PORT, &source.to_be_bytes());
+                nfnl::add(&mut above, DST_PORT, &destination.to_be_bytes());
+            }
+            Part::Icmp { kind, code, id } => {
+                let six = self.source.is_ipv6();
+                nfnl::add(&mut above, if six { ICMPV6_ID } else { ICMP_ID }, &id.to_be_bytes());
+                nfnl::add(&mut above, if six { ICMPV6_TYPE } else { ICMP_TYPE }, &[kind]);
+                nfnl::add(&mut above, if six { ICMPV6_CODE } else { ICMP_CODE }, &[code]);
+            }
+            Part::Whole => {}
+        }
+        let mut bytes = Vec::new();
+        nfnl::add(&mut bytes, TUPLE_IP | nfnl::NESTED, &ip);
+        nfnl::add(&mut bytes, TUPLE_PROTO | nfnl::NESTED, &above);
+        bytes
+    }
+}
+
 impl Key {
     /// Never without the tuple: that would mean every connection of the namespace.
     fn delete(&self) -> Request {
@@ -273,6 +330,7 @@ mod tests {
     fn entries_are_read() {
         for (protocol, to, back, status) in examples() {
             let bytes = message(protocol, &to, &back, status);
+            assert_eq!(find(&bytes[4..], TUPLE_ORIG), Some(&to.write(protocol)[..]));
             let entry = read((0x100, &bytes)).unwrap().unwrap();
             assert_eq!((entry.protocol, entry.original, entry.reply, entry.status), (protocol, to, back, status));
             let delete = entry.key.delete();

@@ -21,8 +21,9 @@ use super::socket::{Batch, NETLINK_ROUTE, Request, Socket};
 use super::sys;
 use super::{address, link, route};
 use crate::error::{Context, Error};
+use crate::prove::world::World;
 use crate::state::Route;
-use crate::topology::{Device, Name, OUTSIDE};
+use crate::topology::{Name, OUTSIDE, Protocol, Topology};
 
 /// Which of the two processes goes on.
 pub enum Side {
@@ -108,31 +109,45 @@ impl Lab {
         Netns::named(name)?.ok_or_else(|| Error::failed(failed()))
     }
 
-    /// An outside world: one namespace with the far end of every uplink in it, and the host's default route over the first.
-    pub fn outside(&self, uplinks: &[Device]) -> Result<(), Error> {
-        if uplinks.is_empty() {
-            return Ok(());
-        }
-        let world = self.namespace(OUTSIDE)?;
-        let there = world.inside(&self.home, || Socket::open(NETLINK_ROUTE))??;
-        for (number, uplink) in uplinks.iter().enumerate() {
-            // From a network that nobody routes (RFC 2544, 198.18.0.0/15), a /30 for each uplink.
-            let first = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + 4 * number as u32;
-            let address = |last: u32| IpAddr::from(Ipv4Addr::from(first + last));
-            let network = |last| IpNetwork::new(address(last), 30).context("an uplink's address");
-            let index = 1000 + number as u32;
-            let pair = link::unmarked_pair(uplink.as_str(), index, world.as_fd());
-            self.ask(&self.socket, vec![pair, address::add(index, &network(1)?), link::raise(index)])?;
-            self.ask(&there, vec![address::add(index, &network(2)?), link::raise(index)])?;
-            if number == 0 {
-                let to = IpNetwork::new(Ipv4Addr::UNSPECIFIED.into(), 0).context("a default route")?;
-                self.ask(
-                    &self.socket,
-                    vec![route::add(index, &Route { to, via: Some(address(2)), from: None }, false)],
-                )?;
+    /// An outside world: one namespace with the far end of every uplink in it, the host's default route over the first, and
+    /// routes towards all the house, as a neighbour would add them. Nothing where there is no uplink.
+    pub fn outside(&self, topology: &Topology, world: &World) -> Result<Option<Netns>, Error> {
+        let Some(first) = world.uplinks.first() else { return Ok(None) };
+        let there = self.namespace(OUTSIDE)?;
+        let socket = there.inside(&self.home, || Socket::open(NETLINK_ROUTE))??;
+        let network = |ip: IpAddr, prefix| IpNetwork::new(ip, prefix).context("an address of the lab");
+        let add = |index, ip: IpAddr, prefix| network(ip, prefix).map(|network| address::add(index, &network));
+        let way = |index, to, via: IpAddr| route::add(index, &Route { to, via: Some(via), from: None }, false);
+        let six = topology.wires.iter().any(|wire| wire.subnet6.is_some());
+        for (number, uplink) in world.uplinks.iter().enumerate() {
+            let index = FIRST_UPLINK + number as u32;
+            let mut ours = vec![
+                link::unmarked_pair(uplink.device.as_str(), index, there.as_fd()),
+                add(index, uplink.near.into(), 30)?,
+            ];
+            let mut theirs = vec![add(index, uplink.far.into(), 30)?, link::raise(index)];
+            if six {
+                ours.push(add(index, uplink.near6.into(), 64)?);
+                theirs.push(add(index, uplink.far6.into(), 64)?);
             }
+            ours.push(link::raise(index));
+            for called in &uplink.called {
+                ours.push(add(index, (*called).into(), 32)?);
+                theirs.push(way(index, network((*called).into(), 32)?, uplink.near.into()));
+            }
+            for other in &uplink.others {
+                theirs.push(add(index, (*other).into(), 32)?);
+            }
+            self.ask(&self.socket, ours)?;
+            self.ask(&socket, theirs)?;
         }
-        Ok(())
+        let everywhere = network(Ipv4Addr::UNSPECIFIED.into(), 0)?;
+        self.ask(&self.socket, vec![way(FIRST_UPLINK, everywhere, first.far.into())])?;
+        let subnets = topology.wires.iter().map(|wire| way(FIRST_UPLINK, wire.subnet.into(), first.near.into()));
+        let subnets6 = topology.wires.iter().filter_map(|wire| wire.subnet6);
+        let subnets6 = subnets6.map(|subnet| way(FIRST_UPLINK, subnet.into(), first.near6.into()));
+        self.ask(&socket, subnets.chain(subnets6).collect())?;
+        Ok(Some(there))
     }
 
     fn ask(&self, socket: &Socket, requests: Vec<Request>) -> Result<(), Error> {
@@ -161,10 +176,13 @@ fn code(status: ExitStatus) -> u8 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()) as u8
 }
 
+/// The index of the first uplink's device, at either end.
+const FIRST_UPLINK: u32 = 1000;
+
 /// The kernel gives every namespace's first device this index (`LOOPBACK_IFINDEX`, net/flow.h).
 const LOOPBACK: u32 = 1;
 
-/// Somebody who answers on a node's declared ports, with the node's name.
+/// Somebody who answers on a node's declared ports, with the node's name and the address that asked.
 #[derive(Default)]
 pub struct Listeners {
     tcp: Vec<(Name, TcpListener)>,
@@ -172,23 +190,33 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    pub fn add_tcp(&mut self, lab: &Lab, node: &Name, netns: &Netns, port: u16) -> Result<(), Error> {
-        let listen = || {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-            listener.set_nonblocking(true).map(|()| listener)
-        };
-        let listener = netns.inside(&lab.home, listen)?.context(format!("cannot listen on tcp/{port} in {node}"))?;
-        self.tcp.push((node.clone(), listener));
-        Ok(())
+    /// One more, of tcp or udp; of other protocols there is nothing to listen to.
+    pub fn add(&mut self, lab: &Lab, node: &Name, netns: &Netns, protocol: Protocol, port: u16) -> Result<(), Error> {
+        self.add_at(lab, node, netns, Ipv4Addr::UNSPECIFIED, (protocol, port))
     }
 
-    pub fn add_udp(&mut self, lab: &Lab, node: &Name, netns: &Netns, port: u16) -> Result<(), Error> {
-        let listen = || {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
-            socket.set_nonblocking(true).map(|()| socket)
-        };
-        let socket = netns.inside(&lab.home, listen)?.context(format!("cannot listen on udp/{port} in {node}"))?;
-        self.udp.push((node.clone(), socket));
+    /// One that answers at one address alone: of udp, what is listened to at all addresses is answered by the first.
+    pub fn add_at(
+        &mut self,
+        lab: &Lab,
+        node: &Name,
+        netns: &Netns,
+        address: Ipv4Addr,
+        (protocol, port): (Protocol, u16),
+    ) -> Result<(), Error> {
+        let any = (address, port);
+        let cannot = || format!("cannot listen on {protocol}/{port} in {node}");
+        match protocol {
+            Protocol::Tcp => {
+                let listen = || TcpListener::bind(any).and_then(|tcp| tcp.set_nonblocking(true).map(|()| tcp));
+                self.tcp.push((node.clone(), netns.inside(&lab.home, listen)?.context(cannot())?));
+            }
+            Protocol::Udp => {
+                let listen = || UdpSocket::bind(any).and_then(|udp| udp.set_nonblocking(true).map(|()| udp));
+                self.udp.push((node.clone(), netns.inside(&lab.home, listen)?.context(cannot())?));
+            }
+            Protocol::Icmp | Protocol::Icmpv6 => {}
+        }
         Ok(())
     }
 
@@ -204,14 +232,14 @@ impl Listeners {
                     Err(_) => return,
                 }
                 for (node, listener) in &self.tcp {
-                    while let Ok((mut stream, _)) = listener.accept() {
+                    while let Ok((mut stream, from)) = listener.accept() {
                         // Who hangs up first is no concern of a listener's.
-                        let _ = stream.write_all(format!("{node}\n").as_bytes());
+                        let _ = stream.write_all(format!("{node} {}\n", from.ip()).as_bytes());
                     }
                 }
                 for (node, socket) in &self.udp {
                     while let Ok((_, from)) = socket.recv_from(&mut [0; 1500]) {
-                        let _ = socket.send_to(format!("{node}\n").as_bytes(), from);
+                        let _ = socket.send_to(format!("{node} {}\n", from.ip()).as_bytes(), from);
                     }
                 }
             }

@@ -9,7 +9,7 @@ use super::share::share;
 use super::socket::Refusal;
 use super::{Kernel, Rules};
 use crate::nft::build::{ICMP, ICMPV6, TCP, UDP};
-use crate::nft::{Table, Text};
+use crate::nft::{Key, Table, Text, Value};
 use crate::plan::{Action, Change, Load};
 use crate::rules::Beginning;
 use crate::topology::{Name, Protocol};
@@ -93,9 +93,10 @@ impl Rules {
         if let Some(table) = &mut table {
             table.counters = counts.keys().map(|name| (name.clone(), 0)).collect();
         }
+        let recorded = table.iter().flat_map(recorded).collect();
         let same = known.filter(|known| table.as_ref() == Some(known.as_ref()));
         self.seen = same.cloned().or_else(|| table.map(Arc::new));
-        Ok(Looked { foreign, counts })
+        Ok(Looked { foreign, counts, recorded })
     }
 
     /// Forgets the connections over wires that nothing lets begin any more: their packets would pass by their state.
@@ -120,6 +121,16 @@ pub(super) struct Looked {
     /// There is a table of that name, and it is not wire's.
     pub foreign: bool,
     pub counts: BTreeMap<Text, u64>,
+    pub recorded: BTreeMap<Name, Vec<Vec<Value>>>,
+}
+
+/// What wires in audit mode have remembered.
+fn recorded(table: &Table) -> impl Iterator<Item = (Name, Vec<Vec<Value>>)> {
+    let would = table.sets.iter().filter_map(|(name, set)| Some((Name::new(name.strip_prefix("would.")?)?, set)));
+    would.map(|(wire, set)| {
+        let parts = |key: &Key| if let Key::Many(parts) = key { Some(parts.clone()) } else { None };
+        (wire, set.elements.keys().filter_map(parts).collect())
+    })
 }
 
 /// The first packet of a connection as the rules saw it: its destination already translated, its source not yet.

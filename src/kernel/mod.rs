@@ -15,6 +15,7 @@ mod nft;
 #[allow(dead_code, reason = "for the rules of `up`")]
 mod observe;
 mod podman;
+mod probe;
 mod process;
 mod program;
 mod route;
@@ -97,6 +98,8 @@ pub enum Where<'a> {
 /// What a command needs of the kernel.
 pub const ENTER: Capability = Capability::CAP_SYS_ADMIN;
 pub const CHANGE: Capability = Capability::CAP_NET_ADMIN;
+/// To write one's own packet headers.
+pub const FORGE: Capability = Capability::CAP_NET_RAW;
 
 fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
@@ -117,7 +120,7 @@ pub fn may(what: &str, needed: &[Capability]) -> Result<(), Error> {
     let program = std::env::current_exe().map_or_else(|_| "wire".to_owned(), |path| path.display().to_string());
     Err(Error::failed(format!("wire may not {what}: it lacks {}", missing.join(" and "))).hint(format!(
         "`doas {}`; or, where all who may run {program} are to be as good as root, `doas setcap \
-         cap_net_admin,cap_sys_admin,cap_sys_ptrace,cap_dac_override+ep {program}`",
+         cap_net_admin,cap_net_raw,cap_sys_admin,cap_sys_ptrace,cap_dac_override+ep {program}`",
         words.join(" ")
     )))
 }

@@ -217,7 +217,8 @@ impl Open {
         self.look_at_settings(node, wires, survey, sysctls, &mut namespace)?;
         let known = survey.rules.known(node);
         let looked = self.rules.look(known.as_ref()).context(cannot("rules"))?;
-        (namespace.foreign.table, namespace.counts) = (looked.foreign, looked.counts);
+        (namespace.foreign.table, namespace.counts, namespace.recorded) =
+            (looked.foreign, looked.counts, looked.recorded);
         namespace.table = self.rules.seen.clone();
         Ok(namespace)
     }

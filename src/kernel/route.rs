@@ -84,6 +84,27 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
+/// Asks which route a packet to an address would take.
+pub fn way(to: IpAddr) -> Request {
+    let mut message = RouteMessage::default();
+    let (family, length, to) = match to {
+        IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
+    };
+    (message.header.address_family, message.header.destination_prefix_length) = (family, length);
+    message.attributes.push(RouteAttribute::Destination(to));
+    request(rtm::GETROUTE, 0, &message)
+}
+
+/// The answer to `way`: the device it leaves by.
+pub fn device((kind, payload): Answer) -> Option<u32> {
+    let message = RouteMessage::parse(payload).ok().filter(|_| kind == rtm::NEWROUTE)?;
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
 /// `replace`: takes the place of a route to the same destination, whoever made that.
 pub fn add(index: u32, route: &Route, replace: bool) -> Request {
     let flags = NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL };

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::errno::Errno;
+use nix::sys::socket::{LinkAddr, SockaddrLike};
 
 /// `PIDFS_IOCTL_MAGIC` and the fourth of its requests (linux/pidfd.h, since 6.11).
 const PIDFD_GET_NET_NAMESPACE: libc::c_ulong = nix::request_code_none!(0xff, 4) as libc::c_ulong;
@@ -117,6 +118,21 @@ pub fn procfs() -> Result<OwnedFd, Errno> {
     let mount = Errno::result(unsafe { libc::syscall(libc::SYS_fsmount, raw, CLOEXEC, 0) })?;
     // SAFETY: as above.
     Ok(unsafe { OwnedFd::from_raw_fd(mount as i32) })
+}
+
+/// The address of a device's link layer, as `sockaddr_ll` (packet(7)) has it: `protocol` is an ethertype.
+pub fn link_address(index: u32, protocol: u16, mac: [u8; 6]) -> nix::Result<LinkAddr> {
+    // SAFETY: all zeroes are a valid `sockaddr_ll`, which holds nothing but integers.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = index as i32;
+    address.sll_halen = mac.len() as u8;
+    address.sll_addr[..mac.len()].copy_from_slice(&mac);
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the pointer is to a whole `sockaddr_ll` of its own family and length, which is copied.
+    let address = unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) };
+    address.ok_or(Errno::EAFNOSUPPORT)
 }
 
 /// Divides the process in two.

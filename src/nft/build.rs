@@ -102,6 +102,12 @@ impl Rule {
         self.with([load]).compare(Compare::Equal, Value::byte(protocol))
     }
 
+    /// `meta l4proto { tcp, udp }`, or with `inverted`, `meta l4proto != …`.
+    pub fn protocols(self, protocols: &[u8], inverted: bool) -> Rule {
+        let set = among(Type::Protocol, protocols.iter().map(|protocol| Value::byte(*protocol)));
+        self.with([Expression::Meta { key: Meta::L4Proto, to: REG }]).among(set, inverted)
+    }
+
     /// `iifname "lo"`.
     pub fn device(self, way: Way, name: &str) -> Rule {
         self.with([Expression::Meta { key: way.meta(), to: REG }]).compare(Compare::Equal, Value::device(name))
@@ -257,14 +263,19 @@ impl Rule {
         self.load_address(Side::Source, ipv4, None, REG).with([update])
     }
 
-    /// `update @set { ip saddr . ip daddr . meta l4proto . th dport }`.
-    pub fn record(self, set: &str) -> Rule {
+    /// `update @set { ip saddr . ip daddr . meta l4proto . th dport }`; of ICMP, its type and code in place of the port.
+    pub fn record(self, set: &str, icmp: bool) -> Rule {
         let payload = |(offset, length), to| Expression::Payload { base: Header::Network, offset, length, to };
         self.family(true).with([
             payload(Side::Source.place(true), REG),
             payload(Side::Destination.place(true), REG32_01),
             Expression::Meta { key: Meta::L4Proto, to: REG32_01 + 1 },
-            Expression::Payload { base: Header::Transport, offset: 2, length: 2, to: REG32_01 + 2 },
+            Expression::Payload {
+                base: Header::Transport,
+                offset: if icmp { 0 } else { 2 },
+                length: 2,
+                to: REG32_01 + 2,
+            },
             Expression::Update { set: set.into(), from: REG, limit: None },
         ])
     }

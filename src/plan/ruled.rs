@@ -30,7 +30,7 @@ impl Plan {
                 return self.change(node, None, Action::Unload, "no wire is left that they would police");
             }
             (Some(table), None) => {
-                let what = "there are no rules of wire's".to_owned();
+                let what = "there are none of wire's".to_owned();
                 (table, vec![Difference { wire: None, what }])
             }
             (Some(table), Some(seen)) => (table, differences(table, seen)),

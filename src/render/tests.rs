@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::desired;
 use crate::parse;
-use crate::rules::Ranges;
+use crate::sets::{self, Contents};
 
 /// The examples whose rules are kept as text, one file a namespace, to be read like code.
 const SHOWN: [&str; 2] = ["hubs", "pluto"];
@@ -15,7 +15,12 @@ fn wanted() -> BTreeMap<PathBuf, String> {
     for example in SHOWN {
         let file = root().join("topology").join(example).with_extension("toml");
         let topology = parse::topology(&std::fs::read_to_string(file).unwrap()).unwrap();
-        for (node, text) in nft(&Rules::of(&topology, &Ranges::new()), &desired::namespaces(&topology)) {
+        let sets = topology.sets.iter().map(|(name, set)| {
+            let elements = set.elements.iter().map(|network| (*network, None)).collect();
+            (name.clone(), Contents { elements })
+        });
+        let ranges = sets::ranges(&sets.collect());
+        for (node, text) in nft(&Rules::of(&topology, &ranges), &desired::namespaces(&topology)) {
             wanted.insert(PathBuf::from(example).join(format!("{node}.nft")), text);
         }
     }

@@ -1,9 +1,11 @@
 //! Everything a topology file allows, as one list with a sentence each: `why` searches it, `check -v` prints it. Knows nothing
 //! of rules or kernel, and nothing of what is denied: that is whatever this list does not hold.
 
+use std::net::IpAddr;
+
 use crate::topology::{
-    Allowed, Flow, HOST, Hub, Mode, Name, Node, OUTSIDE, Peer, Per, Place, Policy, Protocol, Rate, Service, Tls,
-    Topology, Whom, Wire,
+    Allowed, Device, Flow, HOST, Hub, Mode, Name, Node, OUTSIDE, Peer, Per, Place, Policy, Protocol, Rate, Service,
+    Tls, Topology, Whom, Wire,
 };
 
 /// One side of a connection: who opens it, or where it ends.
@@ -40,7 +42,36 @@ pub struct Grant<'a> {
     pub line: Option<usize>,
     /// Whether it matters who opens a connection or where it arrives, besides its port.
     pub conditional: bool,
+    pub asks: Asks<'a>,
     pub sentence: String,
+}
+
+/// What a grant asks of a connection besides its port.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asks<'a> {
+    /// Of the address it comes from.
+    pub from: Option<&'a Whom>,
+    /// Of the address it goes to.
+    pub to: Option<&'a Whom>,
+    /// That the address it goes to be public.
+    pub public: bool,
+    /// Of a published port: the one address of the host, and the one uplink.
+    pub address: Option<IpAddr>,
+    pub on: Option<&'a Device>,
+    pub rate: Option<Rated>,
+}
+
+/// A rate, told from others of its kind by where it stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rated {
+    pub rate: Rate,
+    pub place: Place,
+}
+
+impl Rated {
+    fn of(rate: Option<Rate>, place: Place) -> Option<Rated> {
+        rate.map(|rate| Rated { rate, place })
+    }
 }
 
 /// Every grant of a file: its wires', then its nodes', its hubs', the host's.
@@ -120,13 +151,31 @@ pub fn peers(topology: &Topology) -> impl Iterator<Item = (&Hub, &Peer)> {
     with_wireguard.flat_map(|(hub, wireguard)| wireguard.peers.iter().map(move |peer| (hub, peer)))
 }
 
+impl<'a> Asks<'a> {
+    fn of(flow: &'a Flow) -> Asks<'a> {
+        let rate = Rated::of(flow.rate, flow.place);
+        Asks { from: flow.from.as_ref(), to: flow.to.as_ref(), rate, ..Asks::default() }
+    }
+}
+
 impl<'a> Grant<'a> {
     fn new(from: Party<'a>, to: Party<'a>, service: Option<Service>, sentence: String) -> Grant<'a> {
-        Grant { from, to, service, arrives: None, wire: None, line: None, conditional: false, sentence }
+        let asks = Asks::default();
+        Grant { from, to, service, arrives: None, wire: None, line: None, conditional: false, asks, sentence }
+    }
+
+    /// The port that a connection ends at which was dialled by one port of this.
+    pub fn arrives_at(&self, dialled: &Service) -> Option<u16> {
+        let first = |service: &Service| service.ports.first().map(|range| range.0);
+        let port = first(dialled)?;
+        match (&self.service, &self.arrives) {
+            (Some(service), Some(arrives)) => Some(first(arrives)? + port.checked_sub(first(service)?)?),
+            _ => Some(port),
+        }
     }
 
     /// A flow of a wire: `only` is what it asks of the source's address.
-    fn of_flow(from: Party<'a>, wire: &'a Wire, end: usize, flow: &Flow, only: Option<&Whom>) -> Grant<'a> {
+    fn of_flow(from: Party<'a>, wire: &'a Wire, end: usize, flow: &'a Flow, only: Option<&'a Whom>) -> Grant<'a> {
         let to = Party::Node(wire.far(end).node.as_str());
         let conditions = conditions(only, flow.to.as_ref(), flow.rate, flow.log);
         let sentence = format!("{from} may open {} to {to} over wire `{}`{conditions}", flow.flow, wire.name);
@@ -134,6 +183,7 @@ impl<'a> Grant<'a> {
             wire: Some(&wire.name),
             line: Some(flow.place.line),
             conditional: only.is_some() || flow.to.is_some(),
+            asks: Asks { from: only, ..Asks::of(flow) },
             ..Grant::new(from, to, Some(flow.flow.clone()), sentence)
         }
     }
@@ -173,6 +223,14 @@ fn over<'a>(wire: &'a Wire, grants: &mut Vec<Grant<'a>>) {
             wire: Some(&wire.name),
             line: Some(publish.place.line),
             conditional: publish.from.is_some() || publish.address.is_some() || publish.on.is_some(),
+            asks: Asks {
+                from: publish.from.as_ref(),
+                to: None,
+                public: false,
+                address: publish.address,
+                on: publish.on.as_ref(),
+                rate: Rated::of(publish.rate, publish.place),
+            },
             ..Grant::new(Party::Outside, to, Some(publish.flow.clone()), sentence)
         });
     }
@@ -193,6 +251,7 @@ fn egress<'a>(topology: &'a Topology, node: &'a Node, grants: &mut Vec<Grant<'a>
             wire: first.map(|wire| &wire.name),
             line: Some(flow.place.line),
             conditional: flow.from.is_some() || flow.to.is_some(),
+            asks: Asks { public: flow.to.is_none(), ..Asks::of(flow) },
             ..Grant::new(from, Party::Outside, Some(flow.flow.clone()), sentence)
         });
     }
@@ -240,6 +299,7 @@ fn at_hub<'a>(topology: &'a Topology, hub: &'a Hub, grants: &mut Vec<Grant<'a>>)
         grants.push(Grant {
             arrives: Some(moved(&forward.port, forward.to.port)),
             conditional: forward.from.is_some(),
+            asks: Asks { from: forward.from.as_ref(), ..Asks::default() },
             ..published(to, &forward.port, forward.place, sentence)
         });
     }
@@ -305,6 +365,7 @@ fn host<'a>(topology: &'a Topology, grants: &mut Vec<Grant<'a>>) {
         grants.push(Grant {
             line: Some(flow.place.line),
             conditional: flow.from.is_some() || flow.to.is_some(),
+            asks: Asks::of(flow),
             ..Grant::new(outside, host, Some(flow.flow.clone()), sentence)
         });
     }

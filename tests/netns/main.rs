@@ -3,9 +3,11 @@
 #![expect(clippy::print_stderr, reason = "a failing test says more than its panic")]
 
 mod boundary;
+mod cases;
 mod cli;
 mod crash;
 mod down;
+mod generated;
 mod hand;
 mod host;
 mod ipv6;
@@ -16,6 +18,8 @@ mod nameserver;
 mod packet;
 mod podman;
 mod prober;
+mod prove;
+mod render;
 mod repair;
 mod script;
 mod sets;

@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 use crate::host::{Host, text};
 use crate::packet::{Ear, Injector, PATIENCE, Packet, is_root};
 
+mod gate;
 mod link;
+mod time;
+mod trust;
 
 /// A house with one of everything that can be attacked: two hubs, one with clients, leaves of both, a leaf of the host, a wire
 /// between two leaves; published and handed-on ports, ways out, wires with IPv6 and without.
@@ -259,7 +262,7 @@ impl House {
 
 /// Waits until something is so.
 #[track_caller]
-fn until(what: &str, so: impl Fn() -> bool) {
+fn until(what: &str, mut so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !so() {
         assert!(start.elapsed() < PATIENCE, "it never comes so far: {what}");

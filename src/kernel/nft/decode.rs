@@ -418,7 +418,7 @@ fn known(name: &str, found: &mut Attributes) -> Option<Expression> {
         }
         "counter" => {
             // What it has counted, and what fills up before 64 bits.
-            (1..=3).for_each(|kind| drop(found.take(kind)));
+            (1..=3).for_each(|kind| _ = found.take(kind));
             Expression::Counter
         }
         "objref" => {

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::super::socket::NETLINK_NETFILTER;
 use super::*;
 use crate::nft::build::{ESTABLISHED, ICMP, ICMPV6, INVALID, NEW, RELATED, Side, TCP, UDP, Way, among};
-use crate::nft::{Base, Chain, Compare, Foreign, Hook, Key, Kind, Leads, Limit, Rule, Type, Value};
+use crate::nft::{Base, Chain, Compare, Hook, Key, Kind, Leads, Limit, Rule, Type, Value};
 
 /// Set for the test that runs in namespaces of its own.
 const ALONE: &str = "WIRE_TEST_ALONE";
@@ -149,7 +149,7 @@ fn broad() -> Table {
             .accept(),
         Rule::new().limit_each("rate.1", true, SECOND).accept(),
         Rule::new().limit_each("rate.1", true, Limit { over: true, unit: 60, ..SECOND }).drop(),
-        Rule::new().record("would.leaf"),
+        Rule::new().record("would.leaf", false),
         Rule::new().device(Way::In, "lo").accept(),
         Rule::new().devices(Way::Out, among(Type::IfName, ["a", "b"].map(Value::device)), true).accept(),
         Rule::new().handed_on().accept(),

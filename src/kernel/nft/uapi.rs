@@ -112,9 +112,7 @@ pub mod element {
     pub const TIMEOUT: u16 = 4;
     pub const EXPIRATION: u16 = 5;
     pub const USERDATA: u16 = 6;
-    pub const EXPRESSION: u16 = 7;
     pub const PAD: u16 = 8;
-    pub const EXPRESSIONS: u16 = 11;
     /// `NFT_SET_ELEM_INTERVAL_END`.
     pub const END: u32 = 1;
 }

@@ -3,9 +3,11 @@ use std::process::{Command, Stdio};
 
 use ipnetwork::IpNetwork;
 
-use super::super::build::{Side, Way, among};
-use super::super::{Foreign, Text};
+use super::raise::{COMMENT_MAX, PREFIX_MAX};
+use super::words::quoted;
 use super::*;
+use crate::nft::build::{ESTABLISHED, ICMP, ICMPV6, INVALID, NEW, RELATED, Side, TCP, UDP, Way, among};
+use crate::nft::{Among, Compare, Expression as E, Foreign, Header, Limit, Meta, REG, Text, Value, Verdict};
 
 pub(crate) mod property;
 
@@ -175,8 +177,12 @@ fn cases() -> Vec<(Rule, &'static str)> {
             "update @rate.1 { ip saddr limit rate 10/minute burst 3 packets } accept",
         ),
         (
-            new().record("would.9lives").accept(),
+            new().record("would.9lives", false).accept(),
             "update @would.9lives { ip saddr . ip daddr . meta l4proto . th dport } accept",
+        ),
+        (
+            new().protocols(&[TCP, UDP], true).record("would.9lives", true).accept(),
+            "meta l4proto != { tcp, udp } update @would.9lives { ip saddr . ip daddr . meta l4proto . th sport } accept",
         ),
         (new().log("wire denied 9lives"), "log prefix \"wire denied 9lives\" group 119"),
         (new().log(""), "log group 119"),

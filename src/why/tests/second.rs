@@ -12,6 +12,9 @@ use crate::topology::HOST;
 #[path = "../../../tests/netns/naive.rs"]
 mod naive;
 
+#[path = "../../../tests/netns/cases.rs"]
+mod cases;
+
 type Addresses = BTreeMap<Place, BTreeSet<IpAddr>>;
 
 /// Whether anybody at one place reaches another, by whatever addresses of a family. A hub asks for its clients as well.
@@ -54,8 +57,8 @@ fn inner(naive: &Naive, node: &Place, what: What) -> BTreeSet<u16> {
     ports
 }
 
-/// Asks everything of one file, and says how much was allowed.
-fn agrees(text: &str) -> usize {
+/// Asks everything of one file, and says how much was allowed, and what the two do not agree on.
+fn ask_all(text: &str) -> (usize, Vec<String>) {
     let (topology, naive) = (parsed(text), Naive::read(text));
     let addresses = naive.addresses();
     let is_outside = |place: &&Place| matches!(place, Place::Outside(_));
@@ -102,8 +105,7 @@ fn agrees(text: &str) -> usize {
             ask("icmpv6/echo-request".to_owned(), reaches(What::Echo, false));
         }
     }
-    assert!(differ.is_empty(), "{}", differ.join("\n"));
-    allowed
+    (allowed, differ)
 }
 
 #[test]
@@ -115,7 +117,18 @@ fn a_second_reading_of_every_house_says_the_same() {
         (include_str!("../../../topology/own-private-cloud.toml"), 70),
         (include_str!("../../../topology/chown-me.toml"), 100),
     ] {
-        let allowed = agrees(text);
+        let (allowed, differ) = ask_all(text);
+        assert!(differ.is_empty(), "{}", differ.join("\n"));
         assert!(allowed >= least, "{allowed}");
     }
+}
+
+#[test]
+fn a_second_reading_of_every_generated_case_says_the_same() {
+    let mut all = Vec::new();
+    for (name, text) in cases::chains().into_iter().flat_map(|chain| chain.cases) {
+        let (_, differ) = ask_all(&text);
+        all.extend(differ.into_iter().map(|line| format!("{name}: {line}")));
+    }
+    assert!(all.is_empty(), "{}", all.join("\n"));
 }

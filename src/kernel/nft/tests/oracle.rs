@@ -10,7 +10,7 @@ use crate::desired;
 use crate::nft::text;
 use crate::parse;
 use crate::rules::{Circumstances, Ranges, Rules};
-use crate::topology::{HOST, Topology};
+use crate::topology::Topology;
 
 /// Some of both families, one of them for a while, in every set.
 fn ranges(topology: &Topology) -> Ranges {
@@ -89,8 +89,8 @@ fn all_both_ways(topology: &Topology) {
     let ranges = ranges(topology);
     let rules = Rules::of(topology, &ranges);
     for node in desired::namespaces(topology) {
-        let opened = rules.forwarding(&node).devices.into_iter().cloned().filter(|_| node.as_str() == HOST);
-        for circumstances in [Circumstances::default(), Circumstances { opened: opened.collect() }] {
+        let devices = rules.forwarding(&node).devices.into_iter().filter(|_| node.is_host());
+        for circumstances in [Circumstances::default(), Circumstances { opened: devices.cloned().collect() }] {
             if let Some(wanted) = rules.table(&node, &circumstances) {
                 both_ways(&wanted, &node);
             }

@@ -315,21 +315,8 @@ fn a_second_reading_expects_the_same() {
         let passes = agrees(text);
         assert!(passes > 15, "{passes}");
     }
-    let passes: usize = crate::cases::chains()
-        .into_iter()
-        .flat_map(|chain| chain.cases)
-        .map(|(name, text)| {
-            if let Ok(out) = std::env::var("CASES_OUT") {
-                std::fs::write(
-                    format!("{out}/{}.toml", name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")),
-                    &text,
-                )
-                .unwrap();
-            }
-            eprintln!("{name}");
-            agrees(&text)
-        })
-        .sum();
+    let cases = crate::cases::chains().into_iter().flat_map(|chain| chain.cases);
+    let passes: usize = cases.map(|(_, text)| agrees(&text)).sum();
     assert!(passes > 1000, "{passes}");
 }
 

@@ -667,13 +667,6 @@ impl Naive {
         self.around.host.iter().any(|(_, own)| *own == address)
     }
 
-    /// Whether a port of the host is handed on only where it comes in by one device, or from some.
-    pub fn is_narrow(&self, what: What) -> bool {
-        let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
-        let mut publish = self.file.wire.iter().flat_map(|wire| &wire.publish);
-        publish.any(|flow| flow.flow.is(what, any) && (flow.on.is_some() || flow.from.is_some()))
-    }
-
     fn is_blocked(&self, address: IpAddr) -> bool {
         self.file.host.block.is_some() && self.is_in(&self.file.host.block, address)
     }

@@ -53,6 +53,13 @@ fn inner(naive: &Naive, node: &Place, what: What) -> BTreeSet<u16> {
     ports
 }
 
+/// Whether a port of the host is handed on only where it comes in by one device, or from some.
+fn is_narrow(naive: &Naive, what: What) -> bool {
+    let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+    let mut publish = naive.file.wire.iter().flat_map(|wire| &wire.publish);
+    publish.any(|flow| flow.flow.is(what, any) && (flow.on.is_some() || flow.from.is_some()))
+}
+
 /// Asks everything of one file, and says how much was allowed, and what the two do not agree on.
 fn ask_all(text: &str) -> (usize, Vec<String>) {
     let (topology, naive) = (parsed(text), Naive::read(text));
@@ -93,7 +100,7 @@ fn ask_all(text: &str) -> (usize, Vec<String>) {
             for port in ports {
                 for of in [What::Tcp, What::Udp] {
                     // Where a port is published for some, `why` says of the host what holds for others.
-                    if from_outside && to == HOST && naive.is_narrow(of(port)) {
+                    if from_outside && to == HOST && is_narrow(&naive, of(port)) {
                         continue;
                     }
                     // Of a published port both numbers are understood.

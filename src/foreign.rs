@@ -16,6 +16,8 @@ use crate::topology::Name;
 mod line;
 mod packet;
 mod run;
+#[cfg(test)]
+mod tests;
 
 use self::line::Line;
 use self::packet::{Packet, Probe};

@@ -236,7 +236,8 @@ impl Line {
 
 /// All lines in words, each one command.
 pub fn words(lines: &[Line]) -> Vec<String> {
-    let mut words: Vec<String> = lines.iter().flat_map(Line::words).collect();
+    let (last, first): (Vec<&Line>, Vec<&Line>) = lines.iter().partition(|line| line.what == What::Answers);
+    let mut words: Vec<String> = first.into_iter().chain(last).flat_map(Line::words).collect();
     if lines.iter().any(|line| line.by == By::Firewalld) {
         words.push("firewall-cmd --reload".to_owned());
     }

@@ -20,8 +20,9 @@ pub struct Place {
 /// What may become of a packet in a chain.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// It passes; or nobody can tell.
     pub passes: bool,
+    /// Nobody can tell.
+    pub unknown: bool,
     /// It comes to the end of the chain.
     pub falls: bool,
     pub drops: Option<Place>,
@@ -31,25 +32,26 @@ pub struct Outcome {
 impl Outcome {
     /// Where the packet is dropped, if nothing else can become of it.
     pub fn dropped(self) -> Option<Place> {
-        self.drops.filter(|_| !self.passes && !self.falls && self.translates.is_none())
+        self.drops.filter(|_| !self.passes && !self.unknown && !self.falls && self.translates.is_none())
     }
 
     /// Where the packet gets another address, if nothing else can become of it.
     pub fn translated(self) -> Option<Place> {
-        self.translates.filter(|_| !self.passes && !self.falls && self.drops.is_none())
+        self.translates.filter(|_| !self.passes && !self.unknown && !self.falls && self.drops.is_none())
     }
 
     /// Whether the packet passes for certain.
     pub fn lets_pass(&self) -> bool {
-        self.passes && !self.falls && self.drops.is_none() && self.translates.is_none()
+        self.passes && !self.unknown && !self.falls && self.drops.is_none() && self.translates.is_none()
     }
 
     fn anything() -> Outcome {
-        Outcome { passes: true, falls: true, ..Outcome::default() }
+        Outcome { unknown: true, falls: true, ..Outcome::default() }
     }
 
     fn take(&mut self, other: Outcome, sure: bool) {
         self.passes |= other.passes;
+        self.unknown |= other.unknown;
         // A place where it ends for certain tells more than one where it may.
         let better = |own: &mut Option<Place>, other: Option<Place>| {
             if let Some(mut other) = other {
@@ -172,7 +174,7 @@ impl<'r> Run<'r> {
                         continue;
                     }
                     End::Verdict(Verdict::Other(_)) | End::Anything => {
-                        (outcome.passes, goes_on) = (true, true);
+                        (outcome.unknown, goes_on) = (true, true);
                         continue;
                     }
                     End::Verdict(Verdict::Jump(to)) => (to, true),

@@ -122,7 +122,7 @@ fn steps(expression: Expression) -> Vec<Step> {
     step(name, attributes).unwrap_or_else(|| vec![Step::Strange])
 }
 
-fn step(name: &str, content: &[u8]) -> Option<Vec<Step>> {
+pub fn step(name: &str, content: &[u8]) -> Option<Vec<Step>> {
     let at = |kind| find(content, kind);
     let is = |kind, number| at(kind).and_then(be32) == Some(number);
     let register = |kind| at(kind).and_then(be32).and_then(|register| u8::try_from(register).ok());
@@ -175,7 +175,7 @@ fn target(name: &str) -> Step {
 
 /// What a match of xtables asks, where it is one of those that other people's firewalls are made of: the layouts are those of
 /// linux/netfilter/xt_NAME.h, all in the machine's order.
-fn matches(name: &str, revision: u32, info: &[u8]) -> Option<Vec<Step>> {
+pub fn matches(name: &str, revision: u32, info: &[u8]) -> Option<Vec<Step>> {
     let half = |at: usize| info.get(at..).and_then(number).map(u16::from_ne_bytes);
     let byte = |at: usize| info.get(at).copied();
     // Both ends of a range of ports, 0 and 65535 where nothing is asked, and whether it is the other way round.
@@ -190,8 +190,10 @@ fn matches(name: &str, revision: u32, info: &[u8]) -> Option<Vec<Step>> {
             // Behind eight addresses and masks, two times and five ports: which are asked, which inverted, and the states.
             let (asked, inverted, states) = (half(146)?, half(148)?, half(150)?);
             const STATE: u16 = 1;
+            // Said as `-m state`.
+            const ALIAS: u16 = 0x2000;
             let state = Step::States { bits: states.into(), inverted: inverted & STATE != 0 };
-            let more = (asked & !STATE != 0).then_some(Step::Strange);
+            let more = (asked & !(STATE | ALIAS) != 0).then_some(Step::Strange);
             (asked & STATE != 0).then_some(state).into_iter().chain(more).collect()
         }
         ("tcp", 0) => {

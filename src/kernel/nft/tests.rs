@@ -1,6 +1,7 @@
 //! Tables loaded into the kernel and read back, in namespaces of their own.
 
 mod oracle;
+mod others;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::process::Command;

@@ -8,6 +8,7 @@ use super::nft::{self, Failed};
 use super::share::share;
 use super::socket::Refusal;
 use super::{Kernel, Rules};
+use crate::foreign;
 use crate::nft::build::{ICMP, ICMPV6, TCP, UDP};
 use crate::nft::{Key, Table, Text, Value};
 use crate::plan::{Action, Change, Load};
@@ -107,6 +108,11 @@ impl Rules {
         let same = known.filter(|known| table.as_ref() == Some(known.as_ref()));
         self.seen = same.cloned().or_else(|| table.map(Arc::new));
         Ok(Looked { foreign, counts, recorded })
+    }
+
+    /// The tables that are not wire's.
+    pub(super) fn others(&self) -> Result<Vec<foreign::Table>, Refusal> {
+        nft::others::read(&self.socket)
     }
 
     /// Forgets the connections over wires that nothing lets begin any more: their packets would pass by their state.

@@ -130,7 +130,7 @@ impl Found {
     }
 
     fn set(&mut self, name: &str, wanted: &Set, seen: &Set) {
-        let shape = |set: &Set| Set { elements: [].into(), ..set.clone() };
+        let shape = |set: &Set| Set { elements: [].into_iter().collect(), ..set.clone() };
         if shape(wanted) != shape(seen) {
             self.say(name, format!("set {name} is of another kind"));
             return;

@@ -22,7 +22,7 @@ fn a_file_of_others_is_refused() {
     let pristine = host.dump();
     let file = host.path(TOPOLOGY);
     let refused = |args: &[&str], hint: &str| {
-        for command in ["up", "plan", "audit", "down"] {
+        for command in ["up", "plan", "audit", "prove", "down"] {
             let output = host.wire(&[args, &[command]].concat());
             assert!([1, 2].contains(&output.code), "{command}: {output:?}");
             assert!(output.stderr.contains(hint) && output.stderr.contains(TOPOLOGY), "{command}: {}", output.stderr);
@@ -147,7 +147,7 @@ fn a_wrong_file_changes_nothing() {
     for (fault, text) in [("wrong", &*wrong), ("empty", ""), ("no TOML", "wire = ["), ("holes", &holes)] {
         host.topology(text);
         let before = host.dump();
-        for command in ["plan", "up", "down", "audit"] {
+        for command in ["plan", "up", "down", "audit", "prove"] {
             let output = host.wire(&[command]).expect(2);
             assert!(output.stderr.contains(TOPOLOGY), "{fault}: {command}: {}", output.stderr);
             assert!(output.stdout.is_empty(), "{fault}: {command}: {}", output.stdout);

@@ -14,9 +14,23 @@ fn usage() {
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}: {output:?}");
     }
     let help = host.wire(&["--help"]).expect(0);
-    for command in
-        ["check", "number", "plan", "up", "down", "audit", "why", "render", "log", "lab", "completions", "man"]
-    {
+    for command in [
+        "check",
+        "number",
+        "plan",
+        "up",
+        "down",
+        "audit",
+        "prove",
+        "why",
+        "suggest",
+        "render",
+        "set",
+        "log",
+        "lab",
+        "completions",
+        "man",
+    ] {
         assert!(help.stdout.contains(command), "{command}: {}", help.stdout);
         assert!(!host.wire(&[command, "--help"]).expect(0).stdout.is_empty());
     }

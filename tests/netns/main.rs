@@ -5,6 +5,7 @@
 mod boundary;
 mod cases;
 mod cli;
+mod coexist;
 mod crash;
 mod down;
 mod generated;

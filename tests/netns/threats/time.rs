@@ -51,7 +51,7 @@ fn t30_a_flush_by_others() {
 }
 
 /// A connection by TCP, or a conversation by UDP, of two processes.
-enum Talk {
+pub enum Talk {
     Tcp(TcpStream, TcpStream),
     Udp(UdpSocket, UdpSocket, SocketAddr),
 }
@@ -60,7 +60,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 impl Talk {
     /// By TCP, from a node to an address of another, as it is dialled and as it is served.
-    fn tcp(house: &House, from: &str, dialled: &str, to: &str, served: &str) -> Talk {
+    pub fn tcp(house: &House, from: &str, dialled: &str, to: &str, served: &str) -> Talk {
         let listener = house.host.at(to, || TcpListener::bind(served).expect(served));
         let near = house.host.at(from, || TcpStream::connect(dialled).expect(dialled));
         let (far, _) = listener.accept().expect("a connection");
@@ -71,7 +71,7 @@ impl Talk {
         Talk::Tcp(near, far).begun()
     }
 
-    fn udp(house: &House, from: &str, dialled: &str, to: &str, served: &str) -> Talk {
+    pub fn udp(house: &House, from: &str, dialled: &str, to: &str, served: &str) -> Talk {
         let bind = |node, address| house.host.at(node, || UdpSocket::bind(address).expect("a port"));
         let (near, far) = (bind(from, "0.0.0.0:0"), bind(to, served));
         near.connect(dialled).expect("an address");
@@ -89,7 +89,7 @@ impl Talk {
     }
 
     /// Whether a word sent now arrives within a second, there and back.
-    fn heard(&self) -> [bool; 2] {
+    pub fn heard(&self) -> [bool; 2] {
         let mut buffer = [0; 8];
         let arrived = |result: std::io::Result<usize>| match result {
             Ok(length) => length > 0,

@@ -258,17 +258,24 @@ fn connections_of_a_struck_flow_end_whatever_happens() {
     host.topology(&struck);
     let places = At::Changes.places(&host, SENDS, &["up"]);
     assert!(!arrives(&mut connection));
-    for fault in [KILL, NO_BUFFERS, REFUSED] {
-        for n in &places {
-            let mut connection = connect();
-            assert!(arrives(&mut connection), "a connection to begin with");
-            host.topology(&struck);
+    let check = |faults: &[(&str, usize)]| {
+        let mut connection = connect();
+        assert!(arrives(&mut connection), "a connection to begin with");
+        host.topology(&struck);
+        for (fault, n) in faults {
             let code = with_fault(&host, SENDS, fault, *n, &["up"]);
-            assert!(code != 0 || !arrives(&mut connection), "{fault} at {n}: success was claimed");
-            host.wire(&["up"]).expect(0);
-            assert!(!arrives(&mut connection), "{fault} at {n}: the connection lives on");
-            host.wire(&["audit"]).expect(0);
+            assert!(code != 0 || !arrives(&mut connection), "{faults:?}: success was claimed");
         }
+        host.wire(&["up"]).expect(0);
+        assert!(!arrives(&mut connection), "{faults:?}: the connection lives on");
+        host.wire(&["audit"]).expect(0);
+    };
+    for fault in [NO_BUFFERS, REFUSED] {
+        places.iter().for_each(|n| check(&[(fault, *n)]));
+    }
+    // Either end alone ends it: who is to keep it alive has to be stopped at both.
+    for first in &places {
+        places.iter().for_each(|second| check(&[(KILL, *first), (KILL, *second)]));
     }
 }
 

@@ -241,7 +241,10 @@ impl Injector {
         while let Err(error) = (&self.socket).write(&frame) {
             // Too many at once, or somebody is just taking the device down and up.
             let passing = [nix::libc::ENOBUFS, nix::libc::EAGAIN, nix::libc::ENETDOWN].map(Some);
-            assert!(passing.contains(&error.raw_os_error()) && start.elapsed() < PATIENCE, "a frame cannot be sent: {error}");
+            assert!(
+                passing.contains(&error.raw_os_error()) && start.elapsed() < PATIENCE,
+                "a frame cannot be sent: {error}"
+            );
         }
     }
 

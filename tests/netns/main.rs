@@ -5,6 +5,7 @@
 mod boundary;
 mod cases;
 mod cli;
+mod coexist;
 mod crash;
 mod down;
 mod generated;
@@ -15,6 +16,7 @@ mod lab;
 mod log;
 mod naive;
 mod nameserver;
+mod order;
 mod packet;
 mod podman;
 mod prober;

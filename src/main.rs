@@ -2,6 +2,10 @@
 //! that one line.
 
 mod apply;
+#[cfg(test)]
+#[expect(dead_code, reason = "the truth tables use the rest")]
+#[path = "../tests/netns/cases.rs"]
+mod cases;
 mod cli;
 mod desired;
 mod error;
@@ -10,6 +14,10 @@ mod foreign;
 mod kernel;
 mod lab;
 mod log;
+#[cfg(test)]
+#[expect(dead_code, reason = "the truth tables use the rest")]
+#[path = "../tests/netns/naive.rs"]
+mod naive;
 mod near;
 mod nft;
 mod parse;

@@ -282,7 +282,7 @@ fn addresses(rules: &Rules, asked: &[Match], ipv4: bool) -> Vec<IpAddr> {
         match one {
             Match::Is(network) => found.extend(ends(network.network(), network.broadcast())),
             Match::In(set) => {
-                let ranges = rules.elements(set).into_keys().filter_map(|key| match key {
+                let ranges = rules.elements(set).into_iter().map(|(key, _)| key).filter_map(|key| match key {
                     Key::Range(first, last) => Some(ends(address(&first)?, address(&last)?)),
                     _ => None,
                 });

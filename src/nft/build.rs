@@ -102,10 +102,10 @@ impl Rule {
         self.with([load]).compare(Compare::Equal, Value::byte(protocol))
     }
 
-    /// `meta l4proto { tcp, udp }`.
-    pub fn protocols(self, protocols: &[u8]) -> Rule {
+    /// `meta l4proto { tcp, udp }`, or with `inverted`, `meta l4proto != …`.
+    pub fn protocols(self, protocols: &[u8], inverted: bool) -> Rule {
         let set = among(Type::Protocol, protocols.iter().map(|protocol| Value::byte(*protocol)));
-        self.with([Expression::Meta { key: Meta::L4Proto, to: REG }]).among(set, false)
+        self.with([Expression::Meta { key: Meta::L4Proto, to: REG }]).among(set, inverted)
     }
 
     /// `iifname "lo"`.

@@ -1,6 +1,7 @@
 //! What may begin in one namespace, said as addresses and services: the meaning of the file, from which both the rules are made
 //! and connections are told that no rule lets begin any more.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -169,6 +170,16 @@ pub enum Towards<'a> {
     Whom(&'a Whom),
 }
 
+impl fmt::Display for Towards<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Towards::Public => f.write_str("public"),
+            Towards::Anywhere => f.write_str("anywhere"),
+            Towards::Whom(whom) => write!(f, "{whom}"),
+        }
+    }
+}
+
 /// One end of a wire in one family: its own address and the far one.
 #[derive(Clone, Copy)]
 pub struct Pair {
@@ -230,7 +241,7 @@ impl<'a> Rules<'a> {
             }
             let from_outside = self.outsiders(wire, side, pair.ipv4);
             if far.is_host() {
-                for published in self.published(wire, side) {
+                for published in self.published(wire) {
                     let comment = format!("{}: published {}", wire.name, published.arrives);
                     let from =
                         (from_outside.iter().cloned().chain(asked(published.from, pair.ipv4).into_iter().flatten()))
@@ -328,7 +339,7 @@ impl<'a> Rules<'a> {
     pub fn handed_in(&self, wire: &'a Wire, side: usize) -> Vec<Opening> {
         let mut openings = Vec::new();
         for pair in pairs(wire, side) {
-            for (number, published) in self.published(wire, side).iter().enumerate() {
+            for (number, published) in self.published(wire).iter().enumerate() {
                 let Some(only) = asked(published.from, pair.ipv4) else { continue };
                 if published.address.is_some_and(|address| address.is_ipv4() != pair.ipv4)
                     || !fits(&published.arrives, pair.ipv4)

@@ -16,6 +16,7 @@ mod lab;
 mod log;
 mod naive;
 mod nameserver;
+mod order;
 mod packet;
 mod podman;
 mod prober;

@@ -1,7 +1,7 @@
 //! What the kernel says of a table, read strictly: an attribute or a flag that wire would not have set makes an expression
 //! unknown and a set one of another type, so that it is never taken for what it only resembles.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use netlink_packet_core::DecodeError;
 
@@ -9,8 +9,8 @@ use super::super::nfnl::{attributes, find, number};
 use super::encode::key_type;
 use super::uapi::{self, chain, data, element, expression, object, rule, set, table, userdata};
 use crate::nft::{
-    Among, Base, Chain, Compare, Ct, Element, Expression, Foreign, Header, Hook, Key, Kind, Leads, Limit, Meta, Rule,
-    Set, TABLE, Target, Text, Type, VERDICT, Value, Verdict,
+    Among, Base, Chain, Compare, Ct, Element, Elements, Expression, Foreign, Header, Hook, Key, Kind, Leads, Limit,
+    Meta, Rule, Set, TABLE, Target, Text, Type, VERDICT, Value, Verdict,
 };
 
 pub fn generation(bytes: &[u8]) -> Option<u32> {
@@ -115,7 +115,7 @@ pub fn set_of(bytes: &[u8], table: &str) -> Result<Option<SeenSet>, DecodeError>
         // An anonymous set is as large as it is full.
         size: if anonymous { 0 } else { size.unwrap_or(0) },
         expiry: find(bytes, set::TIMEOUT).and_then(be64).unwrap_or(0).div_ceil(1000),
-        elements: BTreeMap::new(),
+        elements: Elements::new(),
     };
     Ok(Some(SeenSet { name, anonymous, set }))
 }

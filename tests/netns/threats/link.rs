@@ -239,6 +239,13 @@ fn t07_sources_of_others_by_ipv6() {
         honest.send_to(crate::packet::TAG, "[fd00:1::]:443").expect("it may be sent");
         !ear.heard().is_empty()
     });
+    // The kernel makes sure of a neighbour that it knows, and asks for one to whom it forwards, from its link-local address.
+    let before = house.denied("edge-web");
+    let known =
+        || house.host.run("edge", &["ip", "-6", "neigh", "show", "fd00:1::1", "dev", "edge-web"]).expect(0).stdout;
+    house.host.sh("ip -n edge neigh change fd00:1::1 dev edge-web nud probe");
+    until("the far end answers", || known().contains("REACHABLE"));
+    assert_eq!(house.denied("edge-web"), before);
 
     house.open("edge", "in.edge-web");
     house.denies("edge-web", &web, &packets, &[&ear]);

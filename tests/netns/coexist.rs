@@ -229,7 +229,7 @@ COMMIT
 COMMIT
 ",
     );
-    host.sh("iptables-restore -w /run/theirs");
+    host.sh("iptables-restore /run/theirs");
     let before = theirs(&host, "host");
     host.wire(&["up"]).expect(0);
     assert_eq!(theirs(&host, "host"), before);

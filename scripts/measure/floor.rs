@@ -8,11 +8,11 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 
-use super::host::Lab;
+use super::host::{HOST, Lab};
 use super::netlink::{
     AF_INET, Batch, IFA_ADDRESS, IFA_LOCAL, IFA_PROTO, IFLA_AF_SPEC, IFLA_ALT_IFNAME, IFLA_IFALIAS, IFLA_INET_CONF,
     IFLA_PROP_LIST, MAIN, NEW, NLA_F_NESTED, PROTOCOL, RTA_GATEWAY, RTA_OIF, RTM_NEWADDR, RTM_NEWLINKPROP,
-    RTM_NEWROUTE, RTM_SETLINK, RTN_UNICAST, netfilter_socket, route_socket,
+    RTM_NEWROUTE, RTM_SETLINK, RTN_UNICAST, Socket, netfilter_socket, route_socket,
 };
 use super::rules;
 use super::wiring::{End, HUB, Wire, leaf_name, star};
@@ -34,49 +34,61 @@ const IPV4_CONF: [(u16, u32); 9] = [
 /// Where the rules lie ready, as the kernel takes them.
 const TABLES: &str = "/run/bench/tables";
 
-/// Lays the rules of all nodes ready for `floor`, each behind its length, as they are in the kernel now.
+/// Lays the rules of all nodes ready for `floor`, as they are in the kernel now: each behind a line with name and length.
 pub fn write_tables(lab: &Lab) -> Result<()> {
     let mut bytes = Vec::new();
     for node in lab.nodes() {
         let table = rules::copy(lab.pretend.filter(node)?)?;
-        bytes.extend_from_slice(&(table.len() as u64).to_ne_bytes());
+        bytes.extend_from_slice(format!("{node} {}\n", table.len()).as_bytes());
         bytes.extend(table);
     }
     Ok(fs::write(TABLES, bytes)?)
 }
 
-/// `bench floor N`: the rules, then the pairs, then what follows birth, all from messages that need no answer.
-pub fn floor(n: Option<&String>) -> Result<()> {
-    let wires = star(n.ok_or("floor needs N")?.parse()?).wires;
+/// `bench floor rules`, or `bench floor N`: those and N leaves' wires. All from messages that need no answer.
+pub fn floor(what: Option<&String>) -> Result<()> {
+    let what = what.ok_or("floor needs N")?;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-
     let host = File::open("/proc/self/ns/net")?;
-    let hub = File::open(format!("/run/netns/{HUB}"))?;
-    let leaves =
-        (1..wires.len()).map(|i| File::open(format!("/run/netns/{}", leaf_name(i)))).collect::<io::Result<Vec<_>>>()?;
+    // The sockets stay open, as those of `wire` do.
+    let _sockets = load_tables(&host)?;
+    if what == "rules" { Ok(()) } else { lay_wires(&host, &star(what.parse()?).wires) }
+}
 
+fn load_tables(host: &File) -> Result<Vec<Socket>> {
     let tables = fs::read(TABLES)?;
     let mut rest = tables.as_slice();
-    // They stay open, as those of `wire` do.
     let mut sockets = Vec::new();
-    for place in [&host, &hub].into_iter().chain(&leaves) {
-        let (length, behind) = rest.split_first_chunk::<8>().ok_or("the rules are cut short")?;
-        let (table, behind) = behind.split_at_checked(u64::from_ne_bytes(*length) as usize).ok_or("they are cut")?;
+    while !rest.is_empty() {
+        let end = rest.iter().position(|byte| *byte == b'\n').ok_or("the rules are cut short")?;
+        let (node, length) = str::from_utf8(&rest[..end])?.split_once(' ').ok_or("rules of nobody")?;
+        let (table, behind) = rest[end + 1..].split_at_checked(length.parse()?).ok_or("the rules are cut short")?;
         rest = behind;
-        setns(place, CloneFlags::CLONE_NEWNET)?;
+        match node {
+            HOST => setns(host, CloneFlags::CLONE_NEWNET)?,
+            name => setns(File::open(format!("/run/netns/{name}"))?, CloneFlags::CLONE_NEWNET)?,
+        }
         let socket = netfilter_socket()?;
         socket.send(table)?;
         sockets.push(socket);
     }
-    setns(&host, CloneFlags::CLONE_NEWNET)?;
+    setns(host, CloneFlags::CLONE_NEWNET)?;
+    Ok(sockets)
+}
+
+/// The pairs, then what follows birth.
+fn lay_wires(host: &File, wires: &[Wire]) -> Result<()> {
+    let hub = File::open(format!("/run/netns/{HUB}"))?;
+    let leaves =
+        (1..wires.len()).map(|i| File::open(format!("/run/netns/{}", leaf_name(i)))).collect::<io::Result<Vec<_>>>()?;
 
     // Explicit indexes, so that all later messages can be written without asking the kernel.
-    let ends: Vec<(u32, &Wire)> = (1000..).zip(&wires).collect();
+    let ends: Vec<(u32, &Wire)> = (1000..).zip(wires).collect();
 
     let mut batch = Batch::default();
     for ((index, wire), leaf) in ends.iter().zip(std::iter::once(&hub).chain(&leaves)) {
-        let from = if *index == 1000 { &host } else { &hub };
+        let from = if *index == 1000 { host } else { &hub };
         batch.pair(*index, (&wire.from.device, from), (&wire.to.device, leaf));
     }
     route_socket()?.carry_out(&batch)?;

@@ -74,6 +74,7 @@ pub fn wired(n: usize) -> String {
     format!("wire, {n} in the hub")
 }
 
+pub const BARE: &str = "a pair of veths, no rules";
 pub const BRIDGED: &str = "podman's bridge";
 pub const FILTERED: &str = "podman's bridge, br_netfilter";
 pub const PUBLISHED: &str = "podman's bridge, published port";
@@ -101,6 +102,8 @@ pub fn measure(pretend: &mut PretendHost, options: &Options) -> Result<Traffic> 
         let to = SocketAddrV4::new(wire.from.address, PORT);
         pairs.push(Pair::start(pretend, wired(leaves.clone().count()), &leaf, hub, to)?);
     }
+    bare(pretend)?;
+    pairs.push(Pair::start(pretend, BARE.into(), "bare-1", "bare-2", SocketAddrV4::new(BARE_SERVER, PORT))?);
     let direct = SocketAddrV4::new(BRIDGED_SERVER, PORT);
     bridge(pretend, "pods", false)?;
     pairs.push(Pair::start(pretend, BRIDGED.into(), "pods-1", "pods-2", direct)?);
@@ -128,12 +131,30 @@ pub fn measure(pretend: &mut PretendHost, options: &Options) -> Result<Traffic> 
     Ok(Traffic { pairs: pairs.into_iter().map(Pair::end).collect() })
 }
 
+const BARE_SERVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 0);
+
+/// What wires would be without their rules.
+fn bare(pretend: &mut PretendHost) -> Result<()> {
+    let nodes = ["bare-1".to_owned(), "bare-2".to_owned()];
+    pretend.grow(&nodes)?;
+    let pair = "link add eth0 netns bare-1 numtxqueues 1 numrxqueues 1 type veth peer name eth0 netns bare-2 numtxqueues 1 \
+                numrxqueues 1\n";
+    fs::write(format!("{WORK}/bare"), pair)?;
+    said(Command::new("ip").args(["-batch", &format!("{WORK}/bare")]))?;
+    for (node, address) in [(&nodes[0], Ipv4Addr::new(10, 99, 0, 1)), (&nodes[1], BARE_SERVER)] {
+        fs::write(format!("{WORK}/{node}"), format!("addr add {address}/31 dev eth0\nlink set eth0 up\n"))?;
+        said(Command::new("ip").args(["-n", node, "-batch", &format!("{WORK}/{node}")]))?;
+    }
+    Ok(())
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // The bridge
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 const BRIDGED_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
 const BRIDGED_SERVER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 3);
+/// The bridge's server listens there too, so that a second pair can have the same two namespaces.
 const PUBLISHED_PORT: u16 = 8080;
 
 /// A host with podman's default network and two containers in it. False where the kernel has no such switch for `filtered`.
@@ -201,7 +222,7 @@ fn netavark() -> String {
 	}}
 
 	chain OUTPUT {{
-		type nat hook output priority dstnat; policy accept;
+		type nat hook output priority -100; policy accept;
 		fib daddr type local jump NETAVARK-HOSTPORT-DNAT
 	}}
 
@@ -232,7 +253,7 @@ fn netavark() -> String {
 	chain nv_2f259bab_10_88_0_0_nm16_dnat {{
 		ip saddr 10.88.0.0/16 tcp dport {PUBLISHED_PORT} jump NETAVARK-HOSTPORT-SETMARK
 		ip saddr 127.0.0.1 tcp dport {PUBLISHED_PORT} jump NETAVARK-HOSTPORT-SETMARK
-		tcp dport {PUBLISHED_PORT} dnat ip to {BRIDGED_SERVER}:{PORT}
+		tcp dport {PUBLISHED_PORT} dnat ip to {BRIDGED_SERVER}:{PUBLISHED_PORT}
 	}}
 }}
 "
@@ -261,7 +282,7 @@ impl Pair {
                 Ok(command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?)
             })
         };
-        let mut server = start(at, &["listen"])?;
+        let mut server = start(at, &["listen", &to.port().to_string()])?;
         let mut ready = String::new();
         BufReader::new(server.stdout.take().ok_or("no output")?).read_line(&mut ready)?;
         let mut client = start(from, &["talk", &to.to_string()])?;
@@ -303,9 +324,10 @@ fn sit(first: bool) -> Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
 }
 
-/// `bench listen`: two connections a client, one for bulk and one for messages, until standard input ends.
-pub fn listen() -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+/// `bench listen PORT`: two connections a client, one for bulk and one for messages, until standard input ends.
+pub fn listen(port: Option<&String>) -> Result<()> {
+    let port: u16 = port.ok_or("listen needs a port")?.parse()?;
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
     println!("ready");
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {

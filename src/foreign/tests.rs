@@ -270,7 +270,7 @@ fn sets_and_maps_are_looked_into() {
     let ranges = |first: &str, last: &str| {
         let value = |text: &str| Value::address(text.parse().expect("an address"));
         let key = Key::Range(value(first), value(last));
-        Set { key: vec![Type::Ipv4], interval: true, elements: [(key, Element::default())].into(), ..Set::default() }
+        Set { key: vec![Type::Ipv4], interval: true, elements: [(key, Element::default())].into_iter().collect(), ..Set::default() }
     };
     let lookup = |set: Set, inverted| Rule::new().devices(Way::In, Among::Anonymous(Box::new(set)), inverted);
     for (rule, wanted) in [
@@ -295,7 +295,7 @@ fn sets_and_maps_are_looked_into() {
     let lead = |verdict: &Verdict| Element { leads_to: Some(Target::Verdict(verdict.clone())), ..Element::default() };
     let map = |name: &str, verdict: Verdict| Set {
         leads_to: Some(Leads::Verdict),
-        elements: [(Key::One(Value::device(name)), lead(&verdict))].into(),
+        elements: [(Key::One(Value::device(name)), lead(&verdict))].into_iter().collect(),
         ..names(&[])
     };
     for (set, wanted) in [
@@ -320,7 +320,7 @@ fn sets_and_maps_are_looked_into() {
     let value = Element { leads_to: Some(Target::Value(Value::port(443))), ..Element::default() };
     let values = Set {
         leads_to: Some(Leads::Value(Type::Service)),
-        elements: [(Key::One(Value::device("eth0")), value)].into(),
+        elements: [(Key::One(Value::device("eth0")), value)].into_iter().collect(),
         ..names(&[])
     };
     let steps = [
@@ -336,7 +336,7 @@ fn sets_and_maps_are_looked_into() {
     let parts = vec![Value::address("192.168.100.1".parse().expect("an address")), Value::byte(TCP), Value::port(443)];
     let pairs = Set {
         key: vec![Type::Ipv4, Type::Protocol, Type::Service],
-        elements: [(Key::Many(parts), Element::default())].into(),
+        elements: [(Key::Many(parts), Element::default())].into_iter().collect(),
         ..Set::default()
     };
     let steps = [

@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         Some("nft") => rules::nft(args.get(1)).map(|()| true),
         Some("listen") => traffic::listen(args.get(1)).map(|()| true),
         Some("talk") => traffic::talk(args.get(1)).map(|()| true),
-        Some("--help" | "-h") => {
+        _ if args.iter().any(|arg| arg == "--help" || arg == "-h") => {
             println!("{USAGE}");
             Ok(true)
         }

@@ -11,7 +11,7 @@
 //! - T41, two wires with one device name: `no_two_wires_have_one_device_name` among the parser's own tests.
 //! - T42, planted files: `boundary::planted_locks_are_refused` and `sets::planted_sets_are_refused`.
 //! - T49, whatever is changed behind `wire`'s back: `repair`, rules (`rules_are_mended_in_place`) and all else.
-//! - T27, T28, T29, T32, packets while rules change: `leak`.
+//! - T27, T28, T29, packets while rules come, change and go, and T32, talk meanwhile: `leak`.
 
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::gate::taken_over;
 use super::time::Talk;
 use super::{HOUSE, House, until};
-use crate::host::{Dump, TOPOLOGY, WIRE, text};
+use crate::host::{Dump, TOPOLOGY, WIRE};
 use crate::packet::{ICMP, Packet, SYN, TAG, TCP, Tap, UDP, echo, tcp, udp};
 
 /// T38: a leaf with CAP_NET_ADMIN does what it likes to its end of a wire: renames it, flushes its rules, takes addresses and routes,

@@ -132,7 +132,7 @@ impl House {
 
     /// From the LAN's only other machine to the host.
     #[track_caller]
-    fn from_lan(&self) -> Injector {
+    fn lan(&self) -> Injector {
         Injector::at(&self.host, "lan", "eth0", "192.0.2.2")
     }
 

@@ -16,7 +16,7 @@ use crate::repair::deviation;
 #[test]
 fn t30_a_flush_by_others() {
     let Some(house) = House::up() else { return };
-    let (ears, lan) = (["edge", "mail"].map(|node| house.ear(node, UDP)), house.from_lan());
+    let (ears, lan) = (["edge", "mail"].map(|node| house.ear(node, UDP)), house.lan());
     let others = [("host-edge", "192.168.100.1", [22, 81, 443]), ("host-mail", "192.168.102.1", [22, 80, 443])];
     let packets = others.map(|(wire, to, ports)| (wire, ports.map(|port| udp("192.0.2.1", to, port))));
     house.passes(&lan, &udp("192.0.2.1", "192.0.2.2", 80), &ears[0]);
@@ -100,7 +100,7 @@ impl Talk {
             }
         };
         match self {
-            Talk::Tcp(near, far) => [(&*near, &*far), (&*far, &*near)]
+            Talk::Tcp(near, far) => [(near, far), (far, near)]
                 .map(|(mut from, mut to)| from.write(b"word").is_ok() && arrived(to.read(&mut buffer))),
             Talk::Udp(near, far, client) => [
                 near.send(b"word").is_ok() && arrived(far.recv(&mut buffer)),

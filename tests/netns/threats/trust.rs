@@ -368,7 +368,7 @@ fn t48_beside_the_rules_of_others() {
         }
         house.host.wire(&["audit"]).expect(0);
         let beside = theirs(&house.host.dump());
-        let (lan, edge) = (house.from_lan(), house.from("edge", "host-edge"));
+        let (lan, edge) = (house.lan(), house.from("edge", "host-edge"));
         let (at_edge, at_lan, at_mail) = (house.ear("edge", UDP), house.ear("lan", UDP), house.ear("mail", UDP));
         let ears = [&at_edge, &at_lan, &at_mail];
         house.denies("host-edge", &lan, &[udp("192.0.2.1", "192.168.100.1", 22)], &ears);
@@ -437,7 +437,7 @@ fn t51_the_owner_of_both_ends() {
     let edge = house.from("edge", "host-edge");
     house.denies("host-edge", &web, &from("172.16.1.1"), &ears.each_ref());
     house.denies("host-edge", &edge, &from("192.168.100.1"), &ears.each_ref());
-    let lan = house.from_lan();
+    let lan = house.lan();
     house.denies("host-edge", &lan, &[udp("192.0.2.1", "192.168.100.1", 22)], &[&house.ear("edge", UDP)]);
     // What the file gives the hub, whoever speaks through it.
     house.passes(&web, &udp("172.16.1.1", "192.0.2.1", 80), &ears[0]);

@@ -220,6 +220,13 @@ impl Open {
         (namespace.foreign.table, namespace.counts, namespace.recorded) =
             (looked.foreign, looked.counts, looked.recorded);
         namespace.table = self.rules.seen.clone();
+        if !wires.is_empty() || node.is_host() {
+            namespace.foreign.tables = self.rules.others().context(cannot("rules of others"))?;
+        }
+        if !namespace.foreign.tables.is_empty() {
+            let ends = self.ends.values().map(|held| (held.device.to_string(), held.index));
+            namespace.foreign.indexes = foreign.into_iter().map(|(index, name)| (name, index)).chain(ends).collect();
+        }
         Ok(namespace)
     }
 

@@ -3,15 +3,11 @@
 
 use std::net::Ipv4Addr;
 
-use self::naive::Naive;
 use super::world::Uplink;
 use super::*;
+use crate::naive::{self, Naive};
 use crate::rules::{Ranges, Rules};
 use crate::topology::Device;
-
-#[expect(dead_code, reason = "the truth tables use the rest")]
-#[path = "../../tests/netns/naive.rs"]
-mod naive;
 
 const SMALL: &str = r#"
 version = 1
@@ -243,7 +239,68 @@ fn an_unknown_set_leaves_open_what_turns_on_it() {
     );
 }
 
-/// Whatever a house is asked, from within and from the outside, a second reading of its file expects the same to become of it.
+/// Asks one house everything, from within and from the outside, and says how much passes.
+fn agrees(text: &str) -> usize {
+    let topology = crate::parse::topology(text).unwrap();
+    let naive = Naive::read(text);
+    let addresses = naive.addresses();
+    let v4 = |ip: &IpAddr| match ip {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
+    };
+    // A world with the addresses of that reading.
+    let mut world = World::of(&topology, &listed(&topology));
+    for uplink in &mut world.uplinks {
+        let number = naive.uplinks().iter().position(|known| known == uplink.device.as_str()).unwrap();
+        let [first, _] = Naive::uplink(number);
+        let at = |last: u8| format!("{first}{last}").parse::<Ipv4Addr>().unwrap();
+        (uplink.near, uplink.far) = (at(2), at(1));
+        let outside = addresses.get(&naive::Place::Outside(uplink.device.to_string()));
+        uplink.others = outside.into_iter().flatten().filter_map(v4).filter(|ip| *ip != uplink.far).collect();
+    }
+    let wired = |ip: &IpAddr| {
+        topology.wires.iter().any(|wire| (0..2).any(|end| questions::of_end(wire, end).any(|own| own == *ip)))
+    };
+    let host = addresses[&naive::Place::Node(HOST.to_owned())].iter().copied().filter(|ip| !wired(ip)).collect();
+    let (probes, unknown) = asked(&topology, &listed(&topology), Some(&world), host);
+    assert_eq!(unknown, []);
+    let mut passes = 0;
+    for probe in probes.iter().filter(|probe| matches!(probe.how, How::Dial(_))) {
+        let (from, source) = match (&probe.how, probe.from.as_str()) {
+            (How::Dial(source), OUTSIDE) => {
+                let here = |uplink: &&Uplink| {
+                    v4(&probe.address) == Some(uplink.near)
+                        || uplink.called.iter().any(|called| Some(*called) == v4(&probe.address))
+                };
+                let uplink = world.uplinks.iter().find(here).unwrap_or(&world.uplinks[0]);
+                (naive::Place::Outside(uplink.device.to_string()), Some(source.unwrap_or(uplink.far.into())))
+            }
+            (_, node) => (naive::Place::Node(node.to_owned()), None),
+        };
+        let what = match probe.what {
+            What::Tcp(port) => naive::What::Tcp(port),
+            What::Udp(port) => naive::What::Udp(port),
+            What::Echo => naive::What::Echo,
+        };
+        let verdict = naive.judge(&from, source, probe.address, what);
+        let answerer = match &probe.expected {
+            Expected::Pass(Some(answerer)) => Some((answerer.node.to_string(), answerer.client)),
+            Expected::Pass(None) => panic!("a lab knows who answers: {probe:?}"),
+            Expected::Drop => None,
+        };
+        let second = match verdict {
+            naive::Verdict::Drop => None,
+            naive::Verdict::Pass { at: naive::Place::Node(node), from, .. } => Some((node, from)),
+            naive::Verdict::Pass { at: naive::Place::Outside(_), from, .. } => Some((OUTSIDE.to_owned(), from)),
+            naive::Verdict::Pass { at, .. } => panic!("{at} is nobody's to ask here"),
+        };
+        assert_eq!(answerer, second, "{probe:?}");
+        passes += usize::from(answerer.is_some());
+    }
+    passes
+}
+
+/// Whatever a house is asked, a second reading of its file expects the same to become of it.
 #[test]
 fn a_second_reading_expects_the_same() {
     for text in [
@@ -255,64 +312,12 @@ fn a_second_reading_expects_the_same() {
         include_str!("../../topology/own-private-cloud.toml"),
         include_str!("../../topology/chown-me.toml"),
     ] {
-        let topology = crate::parse::topology(text).unwrap();
-        let naive = Naive::read(text);
-        let addresses = naive.addresses();
-        let v4 = |ip: &IpAddr| match ip {
-            IpAddr::V4(v4) => Some(*v4),
-            IpAddr::V6(_) => None,
-        };
-        // A world with the addresses of that reading.
-        let mut world = World::of(&topology, &listed(&topology));
-        for uplink in &mut world.uplinks {
-            let number = naive.uplinks().iter().position(|known| known == uplink.device.as_str()).unwrap();
-            let [first, _] = Naive::uplink(number);
-            let at = |last: u8| format!("{first}{last}").parse::<Ipv4Addr>().unwrap();
-            (uplink.near, uplink.far) = (at(2), at(1));
-            let outside = addresses.get(&naive::Place::Outside(uplink.device.to_string()));
-            uplink.others = outside.into_iter().flatten().filter_map(v4).filter(|ip| *ip != uplink.far).collect();
-        }
-        let wired = |ip: &IpAddr| {
-            topology.wires.iter().any(|wire| (0..2).any(|end| questions::of_end(wire, end).any(|own| own == *ip)))
-        };
-        let host = addresses[&naive::Place::Node(HOST.to_owned())].iter().copied().filter(|ip| !wired(ip)).collect();
-        let (probes, unknown) = asked(&topology, &listed(&topology), Some(&world), host);
-        assert_eq!(unknown, []);
-        let mut passes = 0;
-        for probe in probes.iter().filter(|probe| matches!(probe.how, How::Dial(_))) {
-            let (from, source) = match (&probe.how, probe.from.as_str()) {
-                (How::Dial(source), OUTSIDE) => {
-                    let here = |uplink: &&Uplink| {
-                        v4(&probe.address) == Some(uplink.near)
-                            || uplink.called.iter().any(|called| Some(*called) == v4(&probe.address))
-                    };
-                    let uplink = world.uplinks.iter().find(here).unwrap_or(&world.uplinks[0]);
-                    (naive::Place::Outside(uplink.device.to_string()), Some(source.unwrap_or(uplink.far.into())))
-                }
-                (_, node) => (naive::Place::Node(node.to_owned()), None),
-            };
-            let what = match probe.what {
-                What::Tcp(port) => naive::What::Tcp(port),
-                What::Udp(port) => naive::What::Udp(port),
-                What::Echo => naive::What::Echo,
-            };
-            let verdict = naive.judge(&from, source, probe.address, what);
-            let answerer = match &probe.expected {
-                Expected::Pass(Some(answerer)) => Some((answerer.node.to_string(), answerer.client)),
-                Expected::Pass(None) => panic!("a lab knows who answers: {probe:?}"),
-                Expected::Drop => None,
-            };
-            let second = match verdict {
-                naive::Verdict::Drop => None,
-                naive::Verdict::Pass { at: naive::Place::Node(node), from, .. } => Some((node, from)),
-                naive::Verdict::Pass { at: naive::Place::Outside(_), from, .. } => Some((OUTSIDE.to_owned(), from)),
-                naive::Verdict::Pass { at, .. } => panic!("{at} is nobody's to ask here"),
-            };
-            assert_eq!(answerer, second, "{probe:?}");
-            passes += usize::from(answerer.is_some());
-        }
+        let passes = agrees(text);
         assert!(passes > 15, "{passes}");
     }
+    let cases = crate::cases::chains().into_iter().flat_map(|chain| chain.cases);
+    let passes: usize = cases.map(|(_, text)| agrees(&text)).sum();
+    assert!(passes > 1000, "{passes}");
 }
 
 fn probe(expected: Expected) -> Probe {

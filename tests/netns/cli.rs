@@ -151,7 +151,7 @@ fn json_has_its_shape() {
 fn audit_counts_what_the_kernel_counts() {
     let (host, _) = small().up();
     for _ in 0..3 {
-        assert!(host.ping("edge", "172.16.1.1"));
+        assert!(host.reaches("edge", "172.16.1.1", 80));
     }
     let audit = host.wire(&["--json", "audit"]).expect(0).json();
     let wires = audit["wires"].as_array().expect("wires");

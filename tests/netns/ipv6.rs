@@ -92,8 +92,11 @@ egress = ["tcp/443"]
     assert!(host.reaches("web", "2001:db8::1", 443), "a leaf's egress");
     assert!(host.reaches("lan", "2001:db8::2", 80), "what is published");
     assert!(host.reaches("edge", "fd00:2::1", 80) && host.reaches("edge", "fd00:3::1", 80), "flows");
+    host.sh("ip -n shop route add default via fd00:3::");
     assert!(!host.reaches("web", "2001:db8::1", 80) && !host.reaches("shop", "2001:db8::1", 443));
-    assert!(!host.reaches("lan", "2001:db8::2", 443));
+    host.sh("ip -n lan route add fd00:1::/127 via 2001:db8::2");
+    assert!(!host.reaches("lan", "fd00:1::1", 80), "by its own address");
+    host.sh("ip -n lan route del fd00:1::/127");
     host.sh("echo 0 >/proc/sys/net/ipv6/conf/eth0/force_forwarding");
     host.sh("nsenter --net=/run/netns/edge sh -c 'echo 0 >/proc/sys/net/ipv6/conf/edge-web/force_forwarding'");
     let audit = host.wire(&["audit"]).expect(3).stdout;

@@ -5,6 +5,7 @@
 mod boundary;
 mod cases;
 mod cli;
+mod coexist;
 mod crash;
 mod down;
 mod generated;
@@ -16,6 +17,7 @@ mod leak;
 mod log;
 mod naive;
 mod nameserver;
+mod order;
 mod packet;
 mod podman;
 mod prober;

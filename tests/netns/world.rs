@@ -130,6 +130,17 @@ impl World {
         ["host"].iter().chain(&self.nodes).map(|node| host.monitor(node)).collect()
     }
 
+    /// Whether both ends of a wire are up and all its flows pass.
+    pub fn works(&self, host: &Host, wire: &Wire) -> bool {
+        let up =
+            |node| host.run(node, &["ip", "-br", "link", "show", "dev", wire.name, "up"]).stdout.contains("LOWER_UP");
+        let over = |flow: &&Flow| {
+            wire.ends.iter().any(|end| end.2 == flow.1) || wire.ends6.is_some_and(|ends6| ends6.contains(&flow.1))
+        };
+        let mut flows = self.flows.iter().filter(over);
+        wire.ends.iter().all(|end| up(end.0)) && flows.all(|flow| host.reaches(flow.0, flow.1, flow.2))
+    }
+
     fn is_wired(&self, node: &str) -> bool {
         self.wires.iter().any(|wire| wire.ends.iter().any(|end| end.0 == node))
     }

@@ -352,17 +352,23 @@ fn everything() -> Table {
     let recorded = [Type::Ipv4, Type::Ipv4, Type::Protocol, Type::Service];
     let ports = Set {
         key: vec![Type::Service],
-        elements: [80, 443, 22, 25, 53, 110].map(|port| (Key::One(Value::port(port)), Element::default())).into(),
+        elements: [80, 443, 22, 25, 53, 110]
+            .map(|port| (Key::One(Value::port(port)), Element::default()))
+            .into_iter()
+            .collect(),
         ..Set::default()
     };
     let pair = Key::Many(vec![Value::address("10.0.0.1".parse().unwrap()), Value::port(80)]);
-    let pairs =
-        Set { key: vec![Type::Ipv4, Type::Service], elements: [(pair, Element::default())].into(), ..Set::default() };
+    let pairs = Set {
+        key: vec![Type::Ipv4, Type::Service],
+        elements: [(pair, Element::default())].into_iter().collect(),
+        ..Set::default()
+    };
     let target = Element { leads_to: Some(Target::Value(Value::port(8080))), ..Element::default() };
     let moved = Set {
         key: vec![Type::Service],
         leads_to: Some(Leads::Value(Type::Service)),
-        elements: [(Key::One(Value::port(80)), target)].into(),
+        elements: [(Key::One(Value::port(80)), target)].into_iter().collect(),
         ..Set::default()
     };
     let offices = [

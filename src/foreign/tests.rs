@@ -270,7 +270,12 @@ fn sets_and_maps_are_looked_into() {
     let ranges = |first: &str, last: &str| {
         let value = |text: &str| Value::address(text.parse().expect("an address"));
         let key = Key::Range(value(first), value(last));
-        Set { key: vec![Type::Ipv4], interval: true, elements: [(key, Element::default())].into_iter().collect(), ..Set::default() }
+        Set {
+            key: vec![Type::Ipv4],
+            interval: true,
+            elements: [(key, Element::default())].into_iter().collect(),
+            ..Set::default()
+        }
     };
     let lookup = |set: Set, inverted| Rule::new().devices(Way::In, Among::Anonymous(Box::new(set)), inverted);
     for (rule, wanted) in [

@@ -69,7 +69,7 @@ snat = "192.0.2.25"
 
 const NODES: [&str; 7] = ["edge", "vpn", "web", "shop", "git", "db", "mail"];
 
-/// What stands in for the tunnel of the hub `vpn`: a link to a client of its own namespace.
+/// What stands in for the tunnel of the hub `vpn`, a link to a client in a namespace of its own; and the host's second address.
 const TUNNEL: &str = "
 set -e
 ip netns add phone

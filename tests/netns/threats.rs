@@ -69,7 +69,7 @@ snat = "192.0.2.25"
 
 const NODES: [&str; 7] = ["edge", "vpn", "web", "shop", "git", "db", "mail"];
 
-/// What stands in for the tunnel of the hub `vpn`: a link to a client of its own namespace.
+/// What stands in for the tunnel of the hub `vpn`, a link to a client in a namespace of its own; and the host's second address.
 const TUNNEL: &str = "
 set -e
 ip netns add phone
@@ -132,7 +132,7 @@ impl House {
 
     /// From the LAN's only other machine to the host.
     #[track_caller]
-    fn from_lan(&self) -> Injector {
+    fn lan(&self) -> Injector {
         Injector::at(&self.host, "lan", "eth0", "192.0.2.2")
     }
 

@@ -291,6 +291,57 @@ fn t18_a_hub_taken_over() {
     house.passes(&to_host, &udp(own, "192.0.2.1", 81), &lan[0]);
 }
 
+/// T19, T20: one peer of a VPN sends to another, and wherever his own configuration lets him: to leaves that he is not allowed, to
+/// what they do not have open, to the hub itself, to the outside, whatever the tunnel takes from him. He gets the flows of the
+/// wires he is allowed; a peer with `allow = ["*"]` those of all; neither the other.
+///
+/// It depends on `clients.WIRE` of the hub, which knows peers by their addresses, and on the end of `clients`.
+#[test]
+fn t19_peers_and_their_rights() {
+    let peer = |name: &str, address: &str, allow: &str| {
+        format!(
+            "[[hub.vpn.wireguard.peer]]\nname = \"{name}\"\npublic-key = \"{}\"\naddress = \"{address}\"\nallow = [{allow}]\n",
+            if name == "laptop" {
+                "mLK9Q7KjM5mF1a0bq6oN5gV9VQyZ8tQ2oQxJ0yqF7Xs="
+            } else {
+                "nLK9Q7KjM5mF1a0bq6oN5gV9VQyZ8tQ2oQxJ0yqF7Xs="
+            },
+        )
+    };
+    let music =
+        "  { name = \"vpn-music\", ends = [\"vpn\", \"music\"], subnet = \"10.1.2.0/31\", allow = [\"udp/80\"] },\n]";
+    let tunnel = "[hub.vpn.wireguard]\nlisten = 51820\nendpoint = \"a.example:51820\"\nprivate-key = \"/run/key\"\n";
+    let topology = HOUSE.replacen("\n]", &format!("\n{music}"), 1).replace("\"git\",", "\"git\", \"music\",")
+        + tunnel
+        + &peer("laptop", "10.100.0.2", "\"git\"")
+        + &peer("phone", "10.100.0.3", "\"*\"");
+    let Some(house) = House::bare(&topology) else { return };
+    house.host.netns(&["music"]);
+    house.wire_up();
+    let ears = ["git", "music", "vpn", "phone", "lan"].map(|node| house.ear(node, UDP));
+    let phone = house.phone();
+    let to = |from: &str, all: &[(&str, u16)]| all.iter().map(|(to, port)| udp(from, to, *port)).collect::<Vec<_>>();
+    let laptop = [("10.100.0.3", 22), ("172.16.1.1", 80), ("192.168.101.0", 9), ("192.0.2.1", 53)];
+    house.nobody_takes("vpn", &phone, &to("10.100.0.2", &laptop), &ears.each_ref());
+    house.nobody_takes("vpn", &phone, &to("10.100.0.3", &[("10.100.0.2", 22)]), &ears.each_ref());
+    house.nobody_takes("vpn", &phone, &to("10.100.1.1", &[("10.1.1.1", 22)]), &ears.each_ref());
+    house.denies("vpn-git", &phone, &to("10.100.0.2", &[("10.1.1.1", 80)]), &ears.each_ref());
+    house.denies("vpn-git", &phone, &to("10.100.0.9", &[("10.1.1.1", 22)]), &ears.each_ref());
+    house.denies("vpn-music", &phone, &to("10.100.0.2", &[("10.1.2.1", 80)]), &ears.each_ref());
+    house.passes(&phone, &udp("10.100.0.2", "10.1.1.1", 22), &ears[0]);
+    house.passes(&phone, &udp("10.100.0.3", "10.1.1.1", 22), &ears[0]);
+    house.passes(&phone, &udp("10.100.0.3", "10.1.2.1", 80), &ears[1]);
+
+    let packet = [udp("10.100.0.2", "10.1.2.1", 80)];
+    house.open("vpn", "clients.vpn-music");
+    house.denies("vpn-music", &phone, &packet, &ears.each_ref());
+    house.open("music", "in.vpn-music");
+    house.passes(&phone, &packet[0], &ears[1]);
+    house.open("vpn", "clients");
+    house.host.sh("ip -n phone address add 10.100.0.3/24 dev wg0");
+    house.passes(&phone, &udp("10.100.0.9", "10.100.0.3", 22), &ears[3]);
+}
+
 /// T21: what leaves must bear the address that the file says: the mail's its own, a hub's and its leaf's the host's; also after the
 /// next boot.
 ///

@@ -38,8 +38,9 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::Instant;
 
 use measure::host::{Lab, PretendHost};
+use measure::rules::{BACK, CHANGE, NEW};
 use measure::traffic::{self, BRIDGED, FILTERED, PUBLISHED, Traffic, wired};
-use measure::wiring::{self, TOPOLOGY, Wiring};
+use measure::wiring::{self, CHANGED, TOPOLOGY, Wiring};
 use measure::{floor, rules};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -65,10 +66,10 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match args.first().map(String::as_str) {
         Some("floor") => floor::floor(args.get(1)).map(|()| true),
-        Some("nft") => rules::nft(args.get(1)).map(|()| true),
+        Some("nft") => rules::nft(args.get(1), args.get(2)).map(|()| true),
         Some("listen") => traffic::listen(args.get(1)).map(|()| true),
         Some("talk") => traffic::talk(args.get(1)).map(|()| true),
-        Some("--help" | "-h") => {
+        _ if args.iter().any(|arg| arg == "--help" || arg == "-h") => {
             println!("{USAGE}");
             Ok(true)
         }
@@ -96,7 +97,7 @@ fn bench(args: &[String]) -> Result<bool> {
         let mut pretend = PretendHost::enter()?;
         let mut wiring = wiring::house(HOUSE, &house?, &options.wire)?;
         pretend.grow(&wiring.nodes)?;
-        let once = |verb| run(wire(&options, verb)).map_err(|e| format!("{HOUSE}: {e}"));
+        let once = |verb| run(wire(&options, verb, TOPOLOGY)).map_err(|e| format!("{HOUSE}: {e}"));
         once("up")?;
         wiring.wires = wiring::recorded(&options.wire)?;
         once("down")?;
@@ -203,13 +204,16 @@ enum Row {
     Parallel,
     RulesFloor,
     Rules,
+    ChangeSequence,
+    ChangeParallel,
+    Change,
     Down,
     Batch,
     Script,
     Floor,
 }
 
-const ROWS: [(Row, &str); 11] = [
+const ROWS: [(Row, &str); 14] = [
     (Row::Up, "wire up"),
     (Row::Again, "wire up, again"),
     (Row::Audit, "wire audit"),
@@ -217,6 +221,9 @@ const ROWS: [(Row, &str); 11] = [
     (Row::Parallel, "rules: nft -f at once"),
     (Row::RulesFloor, "rules: floor"),
     (Row::Rules, "rules: wire up"),
+    (Row::ChangeSequence, "change: nft -f in turn"),
+    (Row::ChangeParallel, "change: nft -f at once"),
+    (Row::Change, "change: wire up"),
     (Row::Down, "wire down"),
     (Row::Batch, "ip -batch, nft -f"),
     (Row::Script, "shell script, nft -f"),
@@ -272,16 +279,15 @@ impl Column {
     }
 }
 
-fn wire(options: &Options, verb: &str) -> Command {
+fn wire(options: &Options, verb: &str, file: &str) -> Command {
     let mut command = Command::new(&options.wire);
-    command.args(["-f", TOPOLOGY, verb]).env_remove("WIRE_TOPOLOGY").current_dir(WORK);
+    command.args(["-f", file, verb]).env_remove("WIRE_TOPOLOGY").current_dir(WORK);
     command
 }
 
 fn measure(pretend: &PretendHost, wiring: &Wiring, options: &Options) -> Result<Column> {
     let title = &wiring.title;
-    fs::write(TOPOLOGY, &wiring.topology)?;
-    wiring::write_rules(&options.wire)?;
+    wiring::write_files(wiring, &options.wire)?;
     wiring::write_batches(wiring)?;
     wiring::write_script(wiring)?;
 
@@ -290,11 +296,14 @@ fn measure(pretend: &PretendHost, wiring: &Wiring, options: &Options) -> Result<
     let processors = std::thread::available_parallelism()?.to_string();
     let command = |row: Row| {
         let (program, arguments): (&Path, &[&str]) = match row {
-            Row::Up | Row::Again | Row::Rules => return wire(options, "up"),
-            Row::Audit => return wire(options, "audit"),
-            Row::Down => return wire(options, "down"),
-            Row::Sequence => (&this, &["nft", "1"]),
-            Row::Parallel => (&this, &["nft", &processors]),
+            Row::Up | Row::Again | Row::Rules => return wire(options, "up", TOPOLOGY),
+            Row::Change => return wire(options, "up", CHANGED),
+            Row::Audit => return wire(options, "audit", TOPOLOGY),
+            Row::Down => return wire(options, "down", TOPOLOGY),
+            Row::Sequence => (&this, &["nft", "1", NEW]),
+            Row::Parallel => (&this, &["nft", &processors, NEW]),
+            Row::ChangeSequence => (&this, &["nft", "1", CHANGE]),
+            Row::ChangeParallel => (&this, &["nft", &processors, BACK]),
             Row::Batch => (Path::new("sh"), &["batch.sh"]),
             Row::Script => (Path::new("sh"), &["script.sh"]),
             Row::RulesFloor => (&this, &["floor", "rules"]),
@@ -333,6 +342,11 @@ fn measure(pretend: &PretendHost, wiring: &Wiring, options: &Options) -> Result<
                         lab.expect_bare()?;
                         pretend.settle();
                         Ok(())
+                    }
+                    Row::Change => {
+                        lab.expect_wired()?;
+                        run(command(Row::Again))?;
+                        lab.expect_wired()
                     }
                     Row::Batch | Row::Script | Row::Floor => {
                         lab.expect_wired()?;
@@ -463,10 +477,11 @@ fn print_times(columns: &[Column]) {
     }
     println!(
         "\nN leaves are N+1 wires, and {HOUSE} is topology/pluto.toml. Each figure is a whole process with its children, from\n\
-         before its start to after its end. \"rules\" finds the wires there and no table. `ip` cannot set sysctls, so its two\n\
-         variants leave IPv6, forwarding and the rest at the defaults; the script sets no altname, MTU or group either. `nft`\n\
-         gets the text of `wire render nft` and starts in its namespace; at once means as many as there are processors. The\n\
-         shell script is not run above {SCRIPT_LIMIT} leaves unless --slow asks for it: -."
+         before its start to after its end. \"rules\" finds the wires there and no table; \"change\" finds all tables there, and\n\
+         a port is another one in each, for `nft` by a file that takes the whole table's place. `nft` gets the text of\n\
+         `wire render nft` and starts in its namespace; at once means as many as there are processors. `ip` cannot set\n\
+         sysctls, so its two variants leave IPv6, forwarding and the rest at the defaults; the script sets no altname, MTU or\n\
+         group either. The shell script is not run above {SCRIPT_LIMIT} leaves unless --slow asks for it: -."
     );
 }
 
@@ -521,6 +536,14 @@ fn print_targets(columns: &[Column], traffic: Option<&Traffic>, binary: &Binary)
         ("rules: up / nft -f at once", &fifteen, Row::Rules, Row::Parallel, 1.0 / 3.0),
         ("rules: up / nft -f at once", &hundred, Row::Rules, Row::Parallel, 1.0 / 3.0),
         ("rules: up / nft -f at once", &thousand, Row::Rules, Row::Parallel, 1.0 / 3.0),
+        ("change: up / nft -f in turn", HOUSE, Row::Change, Row::ChangeSequence, 1.0 / 10.0),
+        ("change: up / nft -f in turn", &fifteen, Row::Change, Row::ChangeSequence, 1.0 / 10.0),
+        ("change: up / nft -f in turn", &hundred, Row::Change, Row::ChangeSequence, 1.0 / 10.0),
+        ("change: up / nft -f in turn", &thousand, Row::Change, Row::ChangeSequence, 1.0 / 10.0),
+        ("change: up / nft -f at once", HOUSE, Row::Change, Row::ChangeParallel, 1.0 / 3.0),
+        ("change: up / nft -f at once", &fifteen, Row::Change, Row::ChangeParallel, 1.0 / 3.0),
+        ("change: up / nft -f at once", &hundred, Row::Change, Row::ChangeParallel, 1.0 / 3.0),
+        ("change: up / nft -f at once", &thousand, Row::Change, Row::ChangeParallel, 1.0 / 3.0),
         ("up / floor", &thousand, Row::Up, Row::Floor, 1.3),
         ("up again / up", &thousand, Row::Again, Row::Up, 1.0 / 6.0),
         ("down / up", &thousand, Row::Down, Row::Up, 1.0),

@@ -20,7 +20,7 @@ mod run;
 mod tests;
 
 use self::line::Line;
-use self::packet::{Packet, Probe};
+use self::packet::{Packet, Probe, Sets};
 use self::run::{Outcome, Place};
 
 /// The kinds of what is found here.
@@ -128,6 +128,14 @@ struct Chosen<'a> {
     base: Base,
 }
 
+impl Chosen<'_> {
+    /// Whether it may give what is published another destination before wire does: wire's own chain has this priority.
+    fn comes_before_wire(&self) -> bool {
+        let Base { kind, hook, priority, .. } = self.base;
+        kind == Kind::Nat && hook == Hook::Prerouting && priority <= -100
+    }
+}
+
 /// What one base chain does to what the file allows.
 #[derive(Default)]
 struct Done {
@@ -180,34 +188,31 @@ pub fn findings(rules: &Rules, scope: &Scope, seen: &State) -> Vec<Finding> {
 }
 
 fn of_node(rules: &Rules, scope: &Scope, node: &Name, seen: &Namespace) -> Vec<Finding> {
-    let mut bases: Vec<Chosen> = Vec::new();
+    let mut bases: Vec<(Chosen, Done, Done)> = Vec::new();
     for table in &seen.foreign.tables {
         for (chain, value) in &table.chains {
-            bases.extend(value.base.map(|base| Chosen { table, chain, base }));
+            let chosen = value.base.map(|base| Chosen { table, chain, base });
+            bases.extend(chosen.map(|chosen| (chosen, Done::default(), Done::default())));
         }
     }
-    let mut all: Vec<(Done, Done)> = bases.iter().map(|_| Default::default()).collect();
+    let sets = Sets::of(rules);
     let there = |wire: &Name| scope.wires.contains(wire) && seen.ends.contains_key(wire);
     for passage in rules.passages(node) {
         if !passage.wire.as_ref().map_or(scope.everything, there) {
             continue;
         }
-        for probe in Probe::of(rules, &passage, &seen.foreign.indexes) {
-            for (chosen, (drops, takes)) in bases.iter().zip(&mut all) {
+        for probe in Probe::of(&sets, &passage, &seen.foreign.indexes) {
+            for (chosen, drops, takes) in &mut bases {
                 for answer in [false, true] {
                     let packets = probe.packets(&chosen.base, answer);
                     if let Some(place) = certain(chosen, &packets, Outcome::dropped) {
-                        let lines = Line::of(chosen, &probe, &packets, answer, &place.chain);
+                        let lines = Line::of(chosen, &probe, &packets, &place.chain);
                         drops.note(&probe, place, answer, lines);
                     }
-                    // Wire's own translation of what is published has this priority.
-                    let before = chosen.base.hook == Hook::Prerouting && chosen.base.priority <= -100;
-                    if passage.opening.handed_on.is_some()
-                        && before
-                        && !answer
-                        && chosen.base.kind == Kind::Nat
-                        && let Some(place) = certain(chosen, &packets, Outcome::translated)
-                    {
+                }
+                if chosen.comes_before_wire() && passage.opening.handed_on.is_some() {
+                    let packets = probe.packets(&chosen.base, false);
+                    if let Some(place) = certain(chosen, &packets, Outcome::translated) {
                         takes.note(&probe, place, false, Vec::new());
                     }
                 }
@@ -215,7 +220,7 @@ fn of_node(rules: &Rules, scope: &Scope, node: &Name, seen: &Namespace) -> Vec<F
         }
     }
     let mut findings = Vec::new();
-    for (chosen, (drops, takes)) in bases.iter().zip(&all) {
+    for (chosen, drops, takes) in &bases {
         findings.extend(drops.place.as_ref().map(|place| dropped(node, chosen, drops, place)));
         findings.extend(takes.place.as_ref().map(|place| taken(node, chosen, takes, place)));
     }
@@ -225,11 +230,11 @@ fn of_node(rules: &Rules, scope: &Scope, node: &Name, seen: &Namespace) -> Vec<F
 /// What becomes of all of these packets in a base chain, if it is the same for each and certain.
 fn certain(chosen: &Chosen, packets: &[Packet], what: fn(Outcome) -> Option<Place>) -> Option<Place> {
     let of = |packet: &Packet| {
-        let comes = chosen.table.family.has(packet.ipv4);
-        what(run::base(chosen.table, chosen.chain, packet)).filter(|_| comes)
+        chosen.table.family.has(packet.ipv4).then(|| run::base(chosen.table, chosen.chain, packet)).and_then(what)
     };
-    let place = of(packets.first()?)?;
-    packets[1..].iter().all(|packet| of(packet).is_some()).then_some(place)
+    let (first, others) = packets.split_first()?;
+    let place = of(first)?;
+    others.iter().all(|packet| of(packet).is_some()).then_some(place)
 }
 
 /// Where something is done, as part of a sentence.
@@ -245,7 +250,7 @@ fn dropped(node: &Name, chosen: &Chosen, done: &Done, place: &Place) -> Finding 
     let Chosen { table, chain, .. } = chosen;
     let what = if done.answers { "the answers to what the file allows" } else { "what the file allows" };
     let message = format!(
-        "chain `{}` of table `{} {}` in {node}, which is not wire's, drops {what}{}: {}",
+        "chain `{}` of somebody else's table `{} {}` at {node} drops {what}{}: {}",
         clean(chain),
         table.family.as_str(),
         clean(&table.name),
@@ -256,7 +261,7 @@ fn dropped(node: &Name, chosen: &Chosen, done: &Done, place: &Place) -> Finding 
     let hint = match lines.is_empty() {
         true => "a packet must pass every table: its owner must let these pass there".to_owned(),
         false if node.is_host() => format!("a packet must pass every table: the owner of this one must add{lines}"),
-        false => format!("a packet must pass every table: the owner of this one must add, in {node}{lines}"),
+        false => format!("a packet must pass every table: the owner of this one must add, at {node}{lines}"),
     };
     Finding { node: node.clone(), wire: done.wire(), kind: KINDS[0], message, hint, blocks: false }
 }
@@ -268,7 +273,7 @@ fn taken(node: &Name, chosen: &Chosen, done: &Done, place: &Place) -> Finding {
         _ => "it comes first",
     };
     let message = format!(
-        "chain `{}` of table `{} {}` in {node}, which is not wire's, hands on what the file publishes{}, and {which}: {}",
+        "chain `{}` of somebody else's table `{} {}` at {node} hands on what the file publishes{}, and {which}: {}",
         clean(chain),
         table.family.as_str(),
         clean(&table.name),

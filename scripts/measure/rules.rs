@@ -134,10 +134,17 @@ fn attributes(message: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// `bench nft JOBS`: for each namespace of the list one `nft -f`, so many at once. The program enters the namespaces itself,
-/// which is cheaper than `ip netns exec` or `nsenter`.
-pub fn nft(jobs: Option<&String>) -> Result<()> {
+/// What the files that `nft` gets are for: each has one for each node.
+pub const NEW: &str = "new";
+/// From the rules that there are to those of the changed file, and back.
+pub const CHANGE: &str = "change";
+pub const BACK: &str = "back";
+
+/// `bench nft JOBS FILES`: for each namespace of the list one `nft -f`, so many at once. The program enters the namespaces
+/// itself, which is cheaper than `ip netns exec` or `nsenter`.
+pub fn nft(jobs: Option<&String>, files: Option<&String>) -> Result<()> {
     let jobs: usize = jobs.ok_or("nft needs a number")?.parse()?;
+    let files = files.ok_or("nft needs to know which files")?;
     let list = fs::read_to_string(format!("{WORK}/rules.list"))?;
     let nodes: Vec<&str> = list.lines().collect();
     let next = AtomicUsize::new(0);
@@ -149,7 +156,7 @@ pub fn nft(jobs: Option<&String>) -> Result<()> {
                     HOST => setns(&home, CloneFlags::CLONE_NEWNET)?,
                     name => setns(File::open(format!("/run/netns/{name}"))?, CloneFlags::CLONE_NEWNET)?,
                 }
-                Ok(Command::new("nft").arg("-f").arg(file(node)).stdin(Stdio::null()).status()?.success())
+                Ok(Command::new("nft").arg("-f").arg(file(node, files)).stdin(Stdio::null()).status()?.success())
             };
             match load() {
                 Ok(true) => {}
@@ -170,6 +177,6 @@ pub fn nft(jobs: Option<&String>) -> Result<()> {
 }
 
 /// Where the rules of a node are in nft's words.
-pub fn file(node: &str) -> String {
-    format!("{WORK}/{node}.nft")
+pub fn file(node: &str, files: &str) -> String {
+    format!("{WORK}/{node}.{files}.nft")
 }

@@ -318,7 +318,7 @@ impl Pair {
 fn sit(first: bool) -> Result<()> {
     let allowed = sched_getaffinity(Pid::from_raw(0))?;
     let mut processors = (0..CpuSet::count()).filter(|i| allowed.is_set(*i).unwrap_or(false));
-    let processor = if first { processors.next() } else { processors.last() };
+    let processor = if first { processors.next() } else { processors.next_back() };
     let mut one = CpuSet::new();
     one.set(processor.ok_or("no processor")?)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &one)?)

@@ -44,6 +44,8 @@ pub const HUB: &str = "edge";
 pub const PORT: u16 = 7777;
 /// Where every topology file is.
 pub const TOPOLOGY: &str = "/run/bench/topology.toml";
+/// The same with other rules.
+pub const CHANGED: &str = "/run/bench/changed.toml";
 
 pub fn leaf_name(i: usize) -> String {
     format!("leaf-{i:04}")
@@ -146,7 +148,7 @@ pub fn house(title: &str, file: &Path, wire: &Path) -> Result<Wiring> {
         }
     }
     fs::write(TOPOLOGY, &topology)?;
-    let nodes = rendered(wire)?.into_iter().map(|(node, _)| node).filter(|node| node != HOST).collect();
+    let nodes = rendered(wire, TOPOLOGY)?.into_iter().map(|(node, _)| node).filter(|node| node != HOST).collect();
     Ok(Wiring { title: title.into(), topology, nodes, wires: Vec::new() })
 }
 
@@ -185,9 +187,9 @@ pub fn said(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The rules of each node of the topology file, in nft's words.
-fn rendered(wire: &Path) -> Result<Vec<(String, String)>> {
-    let text = said(Command::new(wire).args(["-f", TOPOLOGY, "render", "nft"]))?;
+/// The rules of each node of a topology file, in nft's words.
+fn rendered(wire: &Path, file: &str) -> Result<Vec<(String, String)>> {
+    let text = said(Command::new(wire).args(["-f", file, "render", "nft"]))?;
     let mut nodes: Vec<(String, String)> = Vec::new();
     for line in text.lines() {
         match (line.strip_prefix("# "), nodes.last_mut()) {
@@ -202,16 +204,26 @@ fn rendered(wire: &Path) -> Result<Vec<(String, String)>> {
     Ok(nodes)
 }
 
-/// The rules as files for `nft`, and the list of them.
-pub fn write_rules(wire: &Path) -> Result<()> {
+/// The topology files, the rules as files for `nft`, and the list of them. The changed file has another port wherever this one
+/// has tcp/80.
+pub fn write_files(wiring: &Wiring, wire: &Path) -> Result<()> {
+    fs::write(TOPOLOGY, &wiring.topology)?;
+    fs::write(CHANGED, wiring.topology.replace("\"tcp/80\"", "\"tcp/81\""))?;
     let mut list = String::new();
-    for (node, text) in rendered(wire)? {
-        fs::write(rules::file(&node), text)?;
+    for (node, text) in rendered(wire, TOPOLOGY)? {
+        fs::write(rules::file(&node, rules::NEW), &text)?;
+        fs::write(rules::file(&node, rules::BACK), format!("{REPLACE}{text}"))?;
         list += &node;
         list += "\n";
     }
+    for (node, text) in rendered(wire, CHANGED)? {
+        fs::write(rules::file(&node, rules::CHANGE), format!("{REPLACE}{text}"))?;
+    }
     Ok(fs::write(format!("{WORK}/rules.list"), list)?)
 }
+
+/// How a file for `nft` takes the place of what there is, whatever that is: in one step with what follows.
+const REPLACE: &str = "table inet wire\ndelete table inet wire\n";
 
 /// The same wires as batches for `ip`, and the script that runs them; then `nft`, started by this program.
 pub fn write_batches(wiring: &Wiring) -> Result<()> {
@@ -247,7 +259,7 @@ pub fn write_batches(wiring: &Wiring) -> Result<()> {
         };
         fs::write(format!("{WORK}/{node}"), text)?;
     }
-    let _ = writeln!(script, "exec '{}' nft 1", std::env::current_exe()?.display());
+    let _ = writeln!(script, "exec '{}' nft 1 {}", std::env::current_exe()?.display(), rules::NEW);
     Ok(fs::write(format!("{WORK}/batch.sh"), script)?)
 }
 
@@ -274,7 +286,7 @@ pub fn write_script(wiring: &Wiring) -> io::Result<()> {
         }
     }
     for node in std::iter::once(HOST).chain(wiring.nodes.iter().map(String::as_str)) {
-        let _ = writeln!(script, "{}nft -f {}", inside(node), rules::file(node));
+        let _ = writeln!(script, "{}nft -f {}", inside(node), rules::file(node, rules::NEW));
     }
     fs::write(format!("{WORK}/script.sh"), script)
 }

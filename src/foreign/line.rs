@@ -63,14 +63,12 @@ const MULTIPORT: usize = 15;
 impl Line {
     /// What lets a packet of a probe pass that a base chain drops, or its answer. Nothing where that cannot be said: a name
     /// that no tool takes, or one of firewalld's own policies.
-    pub fn of(chosen: &Chosen, probe: &Probe, packets: &[Packet], answer: bool, place: &str) -> Vec<Line> {
+    pub fn of(chosen: &Chosen, probe: &Probe, packets: &[Packet], place: &str) -> Vec<Line> {
         let Some(packet) = packets.first() else { return Vec::new() };
+        let answer = packet.answer;
+        // Before conntrack nothing tells an answer but the port that it comes from.
         let source = answer && packet.state == INVALID;
-        let ports = if packet.port.is_some() && packet.port != probe.ports.map(|(first, _)| first) {
-            probe.dialled
-        } else {
-            probe.ports
-        };
+        let ports = if source { packet.source } else { packet.ports };
         let protocol = if probe.protocol == TCP { "tcp" } else { "udp" };
         let what = match (ports, probe.protocol) {
             _ if answer && !source => What::Answers,

@@ -1,8 +1,10 @@
 //! First packets of what the file lets begin, and their answers, as the base chains of a namespace would see them. What of a
 //! packet depends on who sends it is not known, bit by bit.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 
 use crate::nft::build::{ESTABLISHED, ICMP, ICMPV6, INVALID, IPV4, IPV6, NEW, TCP, UDP};
 use crate::nft::{Base, Header, Hook, Key, Kind, Value};
@@ -11,6 +13,8 @@ use crate::topology::{Device, Protocol};
 
 /// A byte, and which of its bits are known.
 pub type Byte = (u8, u8);
+/// From first to last, both meant.
+pub type Ports = (u16, u16);
 
 pub fn known(bytes: &[u8]) -> Vec<Byte> {
     bytes.iter().map(|byte| (*byte, 0xff)).collect()
@@ -36,9 +40,9 @@ pub struct Packet<'a> {
     /// Whether its destination is this namespace's own.
     pub local: Option<bool>,
     pub protocol: u8,
-    /// Of tcp and udp.
-    pub source: Option<u16>,
-    pub port: Option<u16>,
+    /// Of tcp and udp: those that are treated alike, from first to last; the first is tried.
+    pub source: Option<Ports>,
+    pub ports: Option<Ports>,
     /// Of ICMP.
     pub kind: u8,
     pub answer: bool,
@@ -46,6 +50,7 @@ pub struct Packet<'a> {
     pub state: u32,
     /// Whether its connection has got another destination.
     pub handed_on: Option<bool>,
+    /// What its connection was first opened to.
     pub dialled: Option<u16>,
 }
 
@@ -118,8 +123,8 @@ impl Packet<'_> {
         if matches!(self.protocol, ICMP | ICMPV6) {
             return [known(&[self.kind, 0]), unknown(6)].concat();
         }
-        let port = |port: Option<u16>| perhaps(port.map(u16::to_be_bytes));
-        let ports = [port(self.source), port(self.port)].concat();
+        let port = |ports: Option<Ports>| perhaps(ports.map(|(first, _)| first.to_be_bytes()));
+        let ports = [port(self.source), port(self.ports)].concat();
         // A first packet of tcp is a SYN alone, but for what says that congestion can be told (RFC 3168).
         let flags = if self.answer { (0, 0) } else { (0x02, 0x3f) };
         match self.protocol {
@@ -135,10 +140,9 @@ pub struct Probe<'a> {
     pub iif: Option<&'a Device>,
     pub oif: Option<&'a Device>,
     pub protocol: u8,
-    /// From first to last, of which the first is tried.
-    pub ports: Option<(u16, u16)>,
-    /// The same as dialled.
-    pub dialled: Option<(u16, u16)>,
+    pub ports: Option<Ports>,
+    /// The same as dialled, where wire gives it another destination.
+    pub dialled: Option<Ports>,
     indexes: &'a BTreeMap<String, u32>,
     from: Vec<IpAddr>,
     to: Vec<IpAddr>,
@@ -146,16 +150,16 @@ pub struct Probe<'a> {
 
 impl<'a> Probe<'a> {
     /// Everything that has to be tried of a passage: each way, each range. Nothing where nobody may come.
-    pub fn of(rules: &Rules, passage: &'a Passage, indexes: &'a BTreeMap<String, u32>) -> Vec<Probe<'a>> {
+    pub fn of(sets: &Sets, passage: &'a Passage, indexes: &'a BTreeMap<String, u32>) -> Vec<Probe<'a>> {
         let Opening { ipv4, from, to, service, handed_on, .. } = &passage.opening;
-        let (from, to) = (addresses(rules, from, *ipv4), addresses(rules, to, *ipv4));
+        let (from, to) = (sets.addresses(from, *ipv4), sets.addresses(to, *ipv4));
         let protocol = match service.protocol {
             Protocol::Tcp => TCP,
             Protocol::Udp => UDP,
             Protocol::Icmp => ICMP,
             Protocol::Icmpv6 => ICMPV6,
         };
-        let ports: Vec<Option<(u16, u16)>> = match service.ports[..] {
+        let ports: Vec<Option<Ports>> = match service.ports[..] {
             [] => vec![None],
             _ => service.ports.iter().copied().map(Some).collect(),
         };
@@ -214,7 +218,6 @@ impl<'a> Probe<'a> {
         let before = base.hook == Hook::Prerouting && base.priority <= -100;
         let behind = base.hook == Hook::Postrouting && base.priority >= 100;
         let handed_on = self.passage.opening.handed_on.is_some();
-        let first = |ports: Option<(u16, u16)>| ports.map(|(first, _)| first);
         let local = iif.is_some() && oif.is_none();
         let ipv4 = self.passage.opening.ipv4;
         let one = |from: IpAddr, to: IpAddr| {
@@ -228,7 +231,7 @@ impl<'a> Probe<'a> {
                 local: Some(local),
                 protocol: self.protocol,
                 source: None,
-                port: first(self.ports),
+                ports: self.ports,
                 kind: self.kind(answer),
                 answer,
                 state: match (tracked, answer) {
@@ -237,15 +240,15 @@ impl<'a> Probe<'a> {
                     (true, true) => ESTABLISHED,
                 },
                 handed_on: tracked.then_some(handed_on && (answer || !before)),
-                dialled: first(self.dialled.or(self.ports)).filter(|_| tracked),
+                dialled: self.dialled.or(self.ports).map(|(first, _)| first).filter(|_| tracked),
             };
             if answer {
                 (packet.from, packet.to) = (packet.to, packet.from);
-                (packet.source, packet.port) = (packet.port, None);
+                (packet.source, packet.ports) = (packet.ports, None);
             }
             match (before, behind, answer) {
                 (true, _, false) if handed_on => {
-                    (packet.to, packet.local, packet.port) = (None, Some(true), first(self.dialled));
+                    (packet.to, packet.local, packet.ports) = (None, Some(true), self.dialled);
                 }
                 (true, _, true) => (packet.to, packet.local) = (None, None),
                 (_, true, false) => packet.from = None,
@@ -274,46 +277,64 @@ const ANYONE6: [Ipv6Addr; 3] = [
 /// How many ranges of a set are tried.
 const TRIED: usize = 4;
 
-/// Addresses that stand for all that are asked for; none where there are none.
-fn addresses(rules: &Rules, asked: &[Match], ipv4: bool) -> Vec<IpAddr> {
-    let ends = |first: IpAddr, last: IpAddr| if first == last { vec![first] } else { vec![first, last] };
-    let mut found: Vec<IpAddr> = Vec::new();
-    for one in asked {
-        match one {
-            Match::Is(network) => found.extend(ends(network.network(), network.broadcast())),
-            Match::In(set) => {
-                let ranges = rules.elements(set).into_iter().map(|(key, _)| key).filter_map(|key| match key {
-                    Key::Range(first, last) => Some(ends(address(&first)?, address(&last)?)),
-                    _ => None,
-                });
-                found.extend(ranges.take(TRIED).flatten());
+/// The ranges of the file's sets, by their names in wire's tables.
+pub struct Sets<'a> {
+    rules: &'a Rules<'a>,
+    known: RefCell<HashMap<String, Rc<Vec<(Value, Value)>>>>,
+}
+
+impl<'a> Sets<'a> {
+    pub fn of(rules: &'a Rules) -> Sets<'a> {
+        Sets { rules, known: RefCell::default() }
+    }
+
+    fn ranges(&self, set: &str) -> Rc<Vec<(Value, Value)>> {
+        if let Some(known) = self.known.borrow().get(set) {
+            return known.clone();
+        }
+        let range = |key: &Key| if let Key::Range(first, last) = key { Some((*first, *last)) } else { None };
+        let ranges = Rc::new(self.rules.elements(set).iter().filter_map(|(key, _)| range(key)).collect::<Vec<_>>());
+        self.known.borrow_mut().insert(set.to_owned(), ranges.clone());
+        ranges
+    }
+
+    /// Addresses that stand for all that are asked for; none where there are none.
+    fn addresses(&self, asked: &[Match], ipv4: bool) -> Vec<IpAddr> {
+        let mut found: Vec<IpAddr> = Vec::new();
+        for one in asked {
+            match one {
+                Match::Is(network) => found.extend([network.network(), network.broadcast()]),
+                Match::In(set) => {
+                    let some = self.ranges(set);
+                    found.extend(
+                        some.iter().take(TRIED).flat_map(|(first, last)| [address(first), address(last)]).flatten(),
+                    );
+                }
+                Match::Not(_) | Match::NotIn(_) => {}
             }
-            Match::Not(_) | Match::NotIn(_) => {}
         }
-    }
-    if !asked.iter().any(|one| matches!(one, Match::Is(_) | Match::In(_))) {
-        match ipv4 {
-            true => found.extend(ANYONE.map(IpAddr::from)),
-            false => found.extend(ANYONE6.map(IpAddr::from)),
+        if !asked.iter().any(|one| matches!(one, Match::Is(_) | Match::In(_))) {
+            match ipv4 {
+                true => found.extend(ANYONE.map(IpAddr::from)),
+                false => found.extend(ANYONE6.map(IpAddr::from)),
+            }
         }
-    }
-    let holds = |address: &IpAddr| {
-        let within = |set: &str| {
-            let address = Value::address(*address);
-            let inside = |key: &Key| matches!(key, Key::Range(first, last) if *first <= address && address <= *last);
-            rules.elements(set).keys().any(inside)
+        let within = |set: &str, address: IpAddr| {
+            let address = Value::address(address);
+            self.ranges(set).iter().any(|(first, last)| *first <= address && address <= *last)
         };
-        asked.iter().all(|one| match one {
-            Match::Is(network) => network.contains(*address),
-            Match::Not(network) => !network.contains(*address),
-            Match::In(set) => within(set),
-            Match::NotIn(set) => !within(set),
-        })
-    };
-    found.retain(holds);
-    found.sort();
-    found.dedup();
-    found
+        found.retain(|&address| {
+            asked.iter().all(|one| match one {
+                Match::Is(network) => network.contains(address),
+                Match::Not(network) => !network.contains(address),
+                Match::In(set) => within(set, address),
+                Match::NotIn(set) => !within(set, address),
+            })
+        });
+        found.sort();
+        found.dedup();
+        found
+    }
 }
 
 fn address(value: &Value) -> Option<IpAddr> {

@@ -349,15 +349,15 @@ impl<'r> Run<'r> {
                 }
             }
             Step::Ports { of, ranges, inverted } => {
-                let within = |port: Option<u16>| match port {
-                    Some(port) => Holds::of(ranges.iter().any(|(low, high)| *low <= port && port <= *high)),
+                let within = |ports: Option<(u16, u16)>| match ports {
+                    Some((port, _)) => Holds::of(ranges.iter().any(|(low, high)| *low <= port && port <= *high)),
                     None if ranges.contains(&(0, u16::MAX)) => Holds::Yes,
                     None => Holds::Perhaps,
                 };
                 let holds = match of {
                     Ports::Source => within(packet.source),
-                    Ports::Destination => within(packet.port),
-                    Ports::Either => match (within(packet.source), within(packet.port)) {
+                    Ports::Destination => within(packet.ports),
+                    Ports::Either => match (within(packet.source), within(packet.ports)) {
                         (Holds::Yes, _) | (_, Holds::Yes) => Holds::Yes,
                         (Holds::No, Holds::No) => Holds::No,
                         _ => Holds::Perhaps,

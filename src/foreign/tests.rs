@@ -73,7 +73,7 @@ fn judged_as(table: &Table, passage: &Passage, answer: bool) -> Judged {
     let ranges = Ranges::new();
     let rules = Rules::of(&topology, &ranges);
     let indexes = BTreeMap::from([("lo".to_owned(), 1), ("eth0".to_owned(), 2), ("host-pub".to_owned(), 7)]);
-    let probes = Probe::of(&rules, passage, &indexes);
+    let probes = Probe::of(&Sets::of(&rules), passage, &indexes);
     assert_eq!(probes.len(), 1, "one port, one way");
     let packets = probes[0].packets(&table.chains["base"].base.expect("a base chain"), answer);
     assert!(!packets.is_empty(), "it comes there");
@@ -270,7 +270,12 @@ fn sets_and_maps_are_looked_into() {
     let ranges = |first: &str, last: &str| {
         let value = |text: &str| Value::address(text.parse().expect("an address"));
         let key = Key::Range(value(first), value(last));
-        Set { key: vec![Type::Ipv4], interval: true, elements: [(key, Element::default())].into_iter().collect(), ..Set::default() }
+        Set {
+            key: vec![Type::Ipv4],
+            interval: true,
+            elements: [(key, Element::default())].into_iter().collect(),
+            ..Set::default()
+        }
     };
     let lookup = |set: Set, inverted| Rule::new().devices(Way::In, Among::Anonymous(Box::new(set)), inverted);
     for (rule, wanted) in [
@@ -358,7 +363,7 @@ fn a_packet_is_as_its_hook_sees_it() {
     let ranges = Ranges::new();
     let rules = Rules::of(&topology, &ranges);
     let (passage, indexes) = (passage(), BTreeMap::new());
-    let probes = Probe::of(&rules, &passage, &indexes);
+    let probes = Probe::of(&Sets::of(&rules), &passage, &indexes);
     let probe = &probes[0];
     let at = |hook, priority, answer| probe.packets(&base(hook, priority), answer);
     assert!(at(Hook::Input, 0, false).is_empty() && at(Hook::Output, 0, true).is_empty());
@@ -368,19 +373,22 @@ fn a_packet_is_as_its_hook_sees_it() {
 
     let far = "192.168.100.1".parse().ok();
     let raw = &at(Hook::Prerouting, -300, false)[0];
-    assert_eq!((raw.to, raw.port, raw.local, raw.state, raw.handed_on), (None, Some(8443), Some(true), INVALID, None));
+    assert_eq!(
+        (raw.to, raw.ports, raw.local, raw.state, raw.handed_on),
+        (None, Some((8443, 8443)), Some(true), INVALID, None)
+    );
     assert!(raw.oif.is_none() && raw.from.is_some());
     let early = &at(Hook::Prerouting, -150, false)[0];
-    assert_eq!((early.port, early.state, early.handed_on), (Some(8443), NEW, Some(false)));
+    assert_eq!((early.ports, early.state, early.handed_on), (Some((8443, 8443)), NEW, Some(false)));
     let late = &at(Hook::Prerouting, 0, false)[0];
-    assert_eq!((late.to, late.port, late.local, late.handed_on), (far, Some(443), Some(false), Some(true)));
+    assert_eq!((late.to, late.ports, late.local, late.handed_on), (far, Some((443, 443)), Some(false), Some(true)));
     let forward = &at(Hook::Forward, 0, false)[0];
     assert_eq!((forward.iif, forward.oif), (Some(&device("eth0")), Some(&device("host-pub"))));
     let behind = &at(Hook::Postrouting, 200, false)[0];
     assert_eq!((behind.from, behind.to), (None, far));
     let back = &at(Hook::Forward, 0, true)[0];
     assert_eq!((back.iif, back.oif), (Some(&device("host-pub")), Some(&device("eth0"))));
-    assert_eq!((back.from, back.source, back.port, back.state), (far, Some(443), None, ESTABLISHED));
+    assert_eq!((back.from, back.source, back.ports, back.state), (far, Some((443, 443)), None, ESTABLISHED));
     assert!(at(Hook::Forward, 0, false).len() > 2, "nobody in particular is several");
 }
 
@@ -402,7 +410,7 @@ elements = [\"203.0.113.0/28\"]
     let from = |from: Vec<Match>| {
         let mut passage = passage();
         passage.opening.from = from;
-        let probes = Probe::of(&rules, &passage, &indexes);
+        let probes = Probe::of(&Sets::of(&rules), &passage, &indexes);
         let packets = probes.iter().flat_map(|probe| probe.packets(&base(Hook::Forward, 0), false));
         packets.map(|packet| packet.from.expect("known").to_string()).collect::<Vec<String>>()
     };
@@ -512,7 +520,7 @@ fn lines_are_in_the_words_of_the_tool() {
     for name in ["$(reboot)", "a;b", "--help", "x\u{1b}[2J", "`id`"] {
         let finding = &found(vec![dropping(Family::Inet, "fw", name, Hook::Forward, 0)])[0];
         assert!(!finding.hint.contains('\n') && finding.hint.ends_with("let these pass there"), "{}", finding.hint);
-        assert!(!finding.message.contains(['\u{1b}', '\n']) && finding.message.matches('`').count() % 2 == 0);
+        assert!(!finding.message.contains(['\u{1b}', '\n']) && finding.message.matches('`').count().is_multiple_of(2));
     }
 }
 
@@ -527,7 +535,7 @@ fn a_chain_is_one_finding() {
     assert_eq!(all.len(), 2);
     let Finding { node, wire, kind, message, blocks, .. } = &all[0];
     assert_eq!((node, wire, *kind, *blocks), (&Name::host(), &None, "foreign-drop", false));
-    assert!(message.starts_with("chain `FORWARD` of table `ip filter` in host"), "{message}");
+    assert!(message.starts_with("chain `FORWARD` of somebody else's table `ip filter` at host"), "{message}");
     assert!(message.contains("by its policy: `host-pub: published tcp/80,443`, "), "{message}");
     assert!(message.ends_with(" and 16 more"), "{message}");
     assert_eq!(all[1].wire, Name::new("a-wire-whose-name-is-long"), "the one wire with IPv6");

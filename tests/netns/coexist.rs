@@ -137,7 +137,7 @@ fn beside(case: &Beside) -> Host {
     for ((chain, flows), deviation) in case.named.iter().zip(deviations) {
         let message = text(&deviation["message"]);
         assert_eq!((&deviation["node"], &deviation["kind"]), (&"host".into(), &"foreign-drop".into()), "{message}");
-        assert!(message.starts_with(&format!("chain `{chain}` of table `")), "{message}");
+        assert!(message.starts_with(&format!("chain `{chain}` of somebody else's table `")), "{message}");
         for flow in *flows {
             assert!(message.contains(&format!("`host-edge: {flow}`")), "{flow}: {message}");
         }
@@ -229,7 +229,7 @@ COMMIT
 COMMIT
 ",
     );
-    host.sh("iptables-restore -w /run/theirs");
+    host.sh("iptables-restore /run/theirs");
     let before = theirs(&host, "host");
     host.wire(&["up"]).expect(0);
     assert_eq!(theirs(&host, "host"), before);
@@ -486,7 +486,7 @@ fn a_nodes_own_firewall_is_looked_at() {
     let before = theirs(&host, "web");
     let up = host.wire(&["up"]).expect(0);
     let line = "    iptables -I INPUT -i edge-web -p tcp --dport 80 -j ACCEPT";
-    assert!(up.stderr.contains("in web") && up.stderr.lines().any(|said| said == line), "{}", up.stderr);
+    assert!(up.stderr.contains("at web") && up.stderr.lines().any(|said| said == line), "{}", up.stderr);
     let left = [Flow::Published, Flow::Egress, Flow::ToHost, Flow::FromHost];
     assert_eq!(passing(&host, &left), left);
     assert_eq!(theirs(&host, "web"), before);

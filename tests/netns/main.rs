@@ -13,6 +13,7 @@ mod hand;
 mod host;
 mod ipv6;
 mod lab;
+mod leak;
 mod log;
 mod naive;
 mod nameserver;

@@ -25,7 +25,6 @@ const CLASS: u8 = 42 << 2;
 
 /// Flags of TCP (RFC 9293).
 pub const SYN: u8 = 2;
-pub const ACK: u8 = 16;
 
 /// How long anything may take before it is called hung.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -11,7 +11,7 @@
 //! - T41, two wires with one device name: `no_two_wires_have_one_device_name` among the parser's own tests.
 //! - T42, planted files: `boundary::planted_locks_are_refused` and `sets::planted_sets_are_refused`.
 //! - T49, whatever is changed behind `wire`'s back: `repair`, rules (`rules_are_mended_in_place`) and all else.
-//! - T27, T28, T29, T32, packets while rules change: `leak`.
+//! - T27, T28, T29, packets while rules come, change and go, and T32, talk meanwhile: `leak`.
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ snat = "192.0.2.25"
 
 const NODES: [&str; 7] = ["edge", "vpn", "web", "shop", "git", "db", "mail"];
 
-/// What stands in for the tunnel of the hub `vpn`: a link to a client of its own namespace.
+/// What stands in for the tunnel of the hub `vpn`, a link to a client in a namespace of its own; and the host's second address.
 const TUNNEL: &str = "
 set -e
 ip netns add phone
@@ -132,7 +132,7 @@ impl House {
 
     /// From the LAN's only other machine to the host.
     #[track_caller]
-    fn from_lan(&self) -> Injector {
+    fn lan(&self) -> Injector {
         Injector::at(&self.host, "lan", "eth0", "192.0.2.2")
     }
 

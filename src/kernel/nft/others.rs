@@ -14,7 +14,7 @@ use super::{TRIES, begin, named, text};
 use crate::foreign::{Chain, Family, Load, Ports, Step, Table};
 use crate::nft::{Expression, TABLE, Text, Type, Value};
 
-/// Of a set with more elements than these none is kept: nobody can tell then what is in it.
+/// Of a set with more elements than these none is kept: nobody can tell then what is in it. The same with a table and its rules.
 const MOST: usize = 65_536;
 
 /// All tables but wire's that a packet may come to.
@@ -105,9 +105,17 @@ fn contents(socket: &Socket, of: Family, name: &Text) -> Result<Option<Table>, R
         }
     }
     let anonymous = RefCell::new(anonymous);
+    let count = Cell::new(0);
     let rules = dump(socket, message::GET_RULE, family, &its, |_, bytes| {
-        decode::rule_of(bytes, name, &mut anonymous.borrow_mut())
+        count.set(count.get() + 1);
+        match count.get() > MOST {
+            true => Ok(None),
+            false => decode::rule_of(bytes, name, &mut anonymous.borrow_mut()),
+        }
     })?;
+    if count.get() > MOST {
+        return Ok(None);
+    }
     for (name, rule) in rules {
         if let Some(chain) = found.chains.get_mut(&name) {
             chain.rules.push(rule.expressions.into_iter().flat_map(steps).collect());

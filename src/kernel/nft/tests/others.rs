@@ -29,7 +29,7 @@ fn their_tables_are_understood() {
             ("docker", 3, 19, &[][..]),
             ("docker-nftables", 1, 11, &[]),
             ("netavark", 1, 18, &[("NETAVARK-HOSTPORT-SETMARK", 1), ("POSTROUTING", 1)]),
-            ("firewalld", 1, 33, &[("filter_PREROUTING", 1)]),
+            ("firewalld", 1, 33, &[]),
             ("ufw", 1, 66, &[]),
             ("fail2ban", 1, 1, &[]),
             ("mailcow", 1, 6, &[]),

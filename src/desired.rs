@@ -51,7 +51,7 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
         wanted.others.clear();
         let by_itself = all(Setting::Forwarding) == Some(&1);
         for (place @ (device, setting), &now) in &seen.others {
-            let is_default = device.as_str() == "default" && !forwarding.devices.is_empty();
+            let is_default = !name.is_host() && device.as_str() == "default" && !forwarding.devices.is_empty();
             let forwards = forwarding.devices.contains(device) || is_default;
             let on = match setting {
                 Setting::ForceForwarding6 => forwards && !forwarding.wires6.is_empty(),

@@ -295,10 +295,15 @@ impl Plan {
     /// A route takes the place of one to the same destination, whoever made that: what is not wire's stays.
     fn give_way(&mut self, wanted: &State, seen: &State) {
         let gone = self.gone();
+        let addressed = self.changes.iter().filter(|change| matches!(change.action, Action::RemoveAddress(_)));
+        let addressed: BTreeSet<(Name, Option<Name>)> = addressed.map(|c| (c.node.clone(), c.wire.clone())).collect();
         let stays = |node: &Name, wire: &Name, to: &IpNetwork| {
             let end = |state: &State| state.namespaces.get(node)?.ends.get(wire).cloned();
             let foreign = &seen.namespaces[node].foreign;
-            let lost = || end(wanted).zip(end(seen)).is_some_and(|(a, b)| renumbered(wire, &a, &b, foreign));
+            let lost = || {
+                addressed.contains(&(node.clone(), Some(wire.clone())))
+                    && end(wanted).zip(end(seen)).is_some_and(|(a, b)| renumbered(wire, &a, &b, foreign))
+            };
             !gone.contains(wire) && (to.is_ipv6() || !lost())
         };
         let mut findings = Vec::new();

@@ -130,18 +130,23 @@ proptest! {
                 *value = if dice.chance(4) { others[setting] } else { *value };
             }
         }
+        let touched = |node: &Name, setting: &Setting| {
+            let of = |state: &State| state.namespaces[node].settings.get(setting).copied();
+            of(&seen) != of(&made)
+        };
         let plan = diff(&desired::down(&seen), &seen);
         assert_order(&plan);
         let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
         for (node, namespace) in &state.namespaces {
             prop_assert!(namespace.ends.is_empty() && namespace.strays.is_empty() && namespace.table.is_none());
-            for (place, value) in before.namespaces[node].others.iter().filter(|((device, _), _)| device.as_str() != "all") {
+            // Whoever switches a whole namespace switches every device of it.
+            let alone = |(device, setting): &(Device, Setting)| device.as_str() != "all" && !touched(node, setting);
+            for (place, value) in before.namespaces[node].others.iter().filter(|(place, _)| alone(place)) {
                 prop_assert_eq!(namespace.others[place], *value, "{:?} in {}: {:#?}", place, node, plan.changes);
             }
             for (setting, value) in &namespace.settings {
                 let somebody = seen.namespaces[node].settings[setting];
-                let touched = somebody != made.namespaces[node].settings[setting];
-                let expected = if touched { somebody } else { before.namespaces[node].settings[setting] };
+                let expected = if touched(node, setting) { somebody } else { before.namespaces[node].settings[setting] };
                 prop_assert_eq!(*value, expected, "{:?} in {}: {:#?}", setting, node, plan.changes);
             }
         }
@@ -428,11 +433,11 @@ fn rules_that_differ_are_named() {
         ),
         (
             said(|table| {
-                let private = table.sets.get_mut("private").unwrap();
-                private.elements.clear();
-                private.timeout = true;
+                let output = table.sets.get_mut("output").unwrap();
+                output.elements.clear();
+                output.timeout = true;
             }),
-            &["set private is of another kind"],
+            &["set output is of another kind"],
         ),
     ];
     for (said, expected) in cases {
@@ -458,4 +463,19 @@ fn a_node_that_cannot_have_its_rules_is_told_once() {
     assert_eq!(findings(&diff(&up(&topology, &seen), &seen)), [""; 0], "a host without wires needs no rules");
     seen.refused.insert(name("vault"), "it has another table".to_owned());
     assert_eq!(findings(&diff(&up(&topology, &seen), &seen)), [""; 0], "no node of the file");
+}
+
+#[test]
+fn a_foreign_route_over_a_wire_that_waits_stays_in_the_way() {
+    let (topology, mut seen) = leaf();
+    seen.namespaces.remove("vpn");
+    let leaf = seen.namespaces.get_mut("leaf").unwrap();
+    leaf.ends.get_mut("one").unwrap().routes.retain(|route| route.via.is_none());
+    // Its end is not as it is to be, and is left so until the other node runs.
+    leaf.ends.get_mut("two").unwrap().addresses = ["10.0.2.0/31".parse().unwrap()].into();
+    leaf.foreign.routes = vec![(name("two"), "0.0.0.0/0".parse().unwrap())];
+    let plan = diff(&up(&topology, &seen), &seen);
+    assert_eq!(plan.changes, []);
+    let message = "leaf has a route to default over wire `two` that is not wire's";
+    assert_eq!(plan.findings.iter().map(|finding| &*finding.message).collect::<Vec<_>>(), [message]);
 }

@@ -374,7 +374,7 @@ fn observe_rules(host: &Host, node: &str) {
             continue;
         }
         assert_eq!((&chain["type"], &chain["prio"], &chain["policy"]), (&json!("filter"), &json!(0), &json!("drop")));
-        let last = of("rule").filter(|rule| rule["chain"] == *name).next_back().expect("a rule");
+        let last = of("rule").rfind(|rule| rule["chain"] == *name).expect("a rule");
         let says = |word: &str| last["expr"].as_array().expect("a list").iter().any(|one| one.get(word).is_some());
         assert!(says("counter") && says("drop"), "the last rule of {name} at {node}: {last}");
         assert!(filters.insert(hook), "two chains at one hook: {chain} at {node}");

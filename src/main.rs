@@ -22,6 +22,7 @@ mod state;
 mod suggest;
 mod target;
 mod topology;
+mod undo;
 mod voice;
 mod why;
 

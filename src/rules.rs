@@ -1125,7 +1125,7 @@ pub fn icmp_number(protocol: Protocol, name: &str) -> Option<u8> {
 }
 
 /// As many characters as a comment may have: names are longer than the kernel's.
-fn clipped(text: &str) -> Text {
+pub fn clipped(text: &str) -> Text {
     text.chars().take(COMMENT_MAX).collect::<String>().into()
 }
 

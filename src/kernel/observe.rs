@@ -151,7 +151,7 @@ impl Open {
         fars: &mut Vec<Far>,
     ) -> Result<Namespace, Error> {
         let wires = survey.wires.get(node).map(Vec::as_slice).unwrap_or_default();
-        let mut namespace = Namespace::default();
+        let mut namespace = Namespace { cookie: self.cookie, ..Namespace::default() };
         (self.ends, self.strays, self.next_index) = (HashMap::new(), HashMap::new(), 1);
         let cannot = |what: &str| format!("cannot list the {what} of {node}");
         let links = self.socket.dump(&link::list(), link::seen);

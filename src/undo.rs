@@ -82,14 +82,24 @@ impl Undo {
         }
         for (node, namespace) in &mut wanted.namespaces {
             give_way(namespace, &back);
-            // What goes with the setting of all is a matter of each device.
+            // It has a setting of its own, as one of the whole namespace.
             namespace.others.retain(|(device, _), _| device.as_str() != "all");
             let Some(before) = self.same(node, seen) else { continue };
-            for (setting, set) in self.settings.get(node).into_iter().flatten() {
+            let settings = self.settings.get(node);
+            for (setting, set) in settings.into_iter().flatten() {
                 restore(&mut namespace.settings, &before.settings, setting, *set);
             }
-            for (place, set) in self.others.get(node).into_iter().flatten() {
-                restore(&mut namespace.others, &before.others, place, *set);
+            // What a whole namespace is set to is written through to its devices: those that it makes right need no more.
+            let through = settings.and_then(|settings| settings.get(&Setting::Forwarding));
+            let goes_along = |now: i32| before.settings.get(&Setting::Forwarding) == Some(&now);
+            for (place, value) in before.others.iter().filter(|((device, _), _)| device.as_str() != "all") {
+                let through = through.filter(|_| place.1 == Setting::Forwarding);
+                match (self.others.get(node).and_then(|others| others.get(place)), through) {
+                    (Some(set), _) => restore(&mut namespace.others, &before.others, place, *set),
+                    (None, Some(_)) if goes_along(*value) => drop(namespace.others.remove(place)),
+                    (None, Some(set)) => restore(&mut namespace.others, &before.others, place, *set),
+                    (None, None) => {}
+                }
             }
             if let Some(loaded) = self.rules.get(node) {
                 self.rules(loaded.as_ref(), before, namespace, elapsed);

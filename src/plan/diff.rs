@@ -332,7 +332,13 @@ impl Plan {
             }
         }
         for (node, wire, route) in too_late {
-            self.change(&node, Some(&wire), Action::RemoveRoute(route), "another wire is to have it");
+            let action = Action::RemoveRoute(route);
+            let is_same = |change: &Change| {
+                change.action == action && (&change.node, change.wire.as_ref()) == (&node, Some(&wire))
+            };
+            if !self.changes.iter().any(is_same) {
+                self.change(&node, Some(&wire), action, "another wire is to have it");
+            }
         }
         let mut findings = Vec::new();
         let mut may_have = |node: &Name, wire: Option<&Name>, route: &Route| {

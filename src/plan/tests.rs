@@ -133,7 +133,13 @@ proptest! {
         let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
         for (node, namespace) in &state.namespaces {
             prop_assert!(namespace.ends.is_empty() && namespace.strays.is_empty() && namespace.table.is_none());
-            for (place, value) in before.namespaces[node].others.iter().filter(|((device, _), _)| device.as_str() != "all") {
+            // What somebody set all of a namespace to is written through to its devices.
+            let theirs = |setting: &Setting| {
+                let now = |state: &State| state.namespaces[node].settings.get(setting).copied();
+                now(&seen) != now(&made)
+            };
+            let others = before.namespaces[node].others.iter();
+            for (place, value) in others.filter(|((device, setting), _)| device.as_str() != "all" && !theirs(setting)) {
                 prop_assert_eq!(namespace.others[place], *value, "{:?} in {}: {:#?}", place, node, plan.changes);
             }
             for (setting, value) in &namespace.settings {

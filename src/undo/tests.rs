@@ -55,7 +55,7 @@ fn undone(undo: &Undo, mut state: State) -> Result<State, TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_one_file_had_made_is_there_again_after_another(choices in prop::collection::vec(any::<u32>(), 0..400)) {

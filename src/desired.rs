@@ -54,7 +54,7 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
             let is_default = device.as_str() == "default" && !forwarding.devices.is_empty();
             let forwards = forwarding.devices.contains(device) || is_default;
             let on = match setting {
-                Setting::ForceForwarding6 => forwards && forwarding.ipv6,
+                Setting::ForceForwarding6 => forwards && !forwarding.wires6.is_empty(),
                 _ => forwards,
             };
             if device.as_str() == "all" {
@@ -78,14 +78,20 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
         end.settings.insert(Setting::Forwarding, i32::from(forwards));
         let ipv6 = end.settings.get(&Setting::DisableIpv6) == Some(&0);
         if ipv6 && all(Setting::ForceForwarding6).is_some() {
-            end.settings.insert(Setting::ForceForwarding6, i32::from(forwards));
+            end.settings.insert(Setting::ForceForwarding6, i32::from(forwarding.wires6.contains(wire)));
         }
     }
     wanted.table = match name.is_host() {
         true => rules.table(name, &circumstances).map(Arc::new),
         false => rules.known(name),
     };
-    wanted.openings = Arc::new(rules.openings(name));
+    // Only a change asks for them, and a table that is as it is to be was not taken a second time.
+    let same = |seen: &Namespace| {
+        seen.table.as_ref().zip(wanted.table.as_ref()).is_some_and(|(one, other)| Arc::ptr_eq(one, other))
+    };
+    if !seen.is_some_and(same) {
+        wanted.openings = Arc::new(rules.openings(name));
+    }
 }
 
 /// No wire at all, and every namespace as it was before, but for the rules of those that other wires end in. What somebody
@@ -259,7 +265,9 @@ fn out<'a>(topology: &Topology, node: &Name, wires: &[(&'a Wire, usize)], goes_o
     }
     let to_host = towards(&Name::is_host);
     let publishing = to_host.iter().copied().find(|wire| !wire.publish.is_empty());
-    if publishing.is_some() || hub(node) {
+    // Only the host can give a node an address of its own, and only what comes from the node itself.
+    let snat = topology.nodes.get(node).is_some_and(|node| node.snat.is_some()) && goes_out;
+    if publishing.is_some() || hub(node) || snat {
         return publishing.or(to_host.first().copied());
     }
     let to_hub = towards(&hub);

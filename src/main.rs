@@ -2,13 +2,22 @@
 //! that one line.
 
 mod apply;
+#[cfg(test)]
+#[expect(dead_code, reason = "the truth tables use the rest")]
+#[path = "../tests/netns/cases.rs"]
+mod cases;
 mod cli;
 mod desired;
 mod error;
 mod file;
+mod foreign;
 mod kernel;
 mod lab;
 mod log;
+#[cfg(test)]
+#[expect(dead_code, reason = "the truth tables use the rest")]
+#[path = "../tests/netns/naive.rs"]
+mod naive;
 mod near;
 mod nft;
 mod parse;
@@ -189,7 +198,9 @@ fn audit(voice: &Voice, path: &str, topology: &Topology, scope: &Scope, publishe
     let rules = Rules::of(topology, &ranges);
     let seen = apply::look(&rules, scope)?;
     let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
-    let mut audit = report::audit(topology, scope, &seen, &plan, plan::strangers(topology, &seen));
+    let mut strangers = plan::strangers(topology, &seen);
+    strangers.extend(foreign::findings(&rules, scope, &seen));
+    let mut audit = report::audit(topology, scope, &seen, &plan, strangers);
     audit.published = published.then(|| why::published(topology));
     voice.audit(&audit, path);
     Ok(audit.exit())
@@ -243,7 +254,8 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result
     let ranges = ranges(&sets::renewed(voice, topology, &answers, &lock)?);
     let rules = Rules::of(topology, &ranges);
     let want = |seen: &State| desired::up(topology, &rules, scope, seen);
-    let (report, seen) = apply::change(voice, &rules, scope, &lock, want)?;
+    let (mut report, seen) = apply::change(voice, &rules, scope, &lock, want)?;
+    report.findings.extend(foreign::findings(&rules, scope, &seen));
     voice.report(&report, "up");
     let named = |name: &&Name| scope.named.contains(*name);
     let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));

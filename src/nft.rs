@@ -213,6 +213,9 @@ pub enum Among {
     Anonymous(Box<Set>),
 }
 
+/// By key. Most sets have one element or two, for which a tree would take a page.
+pub type Elements = litemap::LiteMap<Key, Element>;
+
 /// A set, or a map where it leads to something.
 #[derive(Clone, Debug, Default)]
 pub struct Set {
@@ -230,7 +233,7 @@ pub struct Set {
     /// Seconds that an element stays by default; 0 for ever.
     pub expiry: u64,
     /// Of a dynamic set, empty in what is wanted.
-    pub elements: BTreeMap<Key, Element>,
+    pub elements: Elements,
 }
 
 impl Set {

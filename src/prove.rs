@@ -4,6 +4,8 @@
 mod frames;
 mod outside;
 mod questions;
+#[cfg(test)]
+mod tests;
 mod words;
 pub mod world;
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Exit, Fault};
+use crate::foreign;
 use crate::plan::{Action, Change, Finding, Plan, RULES, Waiting};
 use crate::state::{State, Traffic};
 use crate::target::Scope;
@@ -84,6 +85,8 @@ pub struct Deviation {
     pub wire: Option<Name>,
     pub kind: &'static str,
     pub message: String,
+    /// What mends it, where `up` does not.
+    pub hint: Option<String>,
 }
 
 /// Every wire in scope as it is, and everything that is not as the file says.
@@ -101,6 +104,7 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
                 wire: difference.wire.clone(),
                 kind: change.action.kind(),
                 message: format!("rules of {}: {}", change.node, difference.what),
+                hint: None,
             }));
             continue;
         }
@@ -109,14 +113,17 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
             wire: change.wire.clone(),
             kind: if again && matches!(change.action, Action::Create(_)) { "peer" } else { change.action.kind() },
             message: deviation(change),
+            hint: None,
         });
     }
     let reported: BTreeSet<_> = plan.findings.iter().map(|finding| finding.message.clone()).collect();
     let strangers = strangers.into_iter().filter(|finding| !reported.contains(&finding.message));
-    for Finding { node, wire, kind, message, .. } in plan.findings.iter().cloned().chain(strangers) {
-        deviations.push(Deviation { node, wire, kind, message });
+    for Finding { node, wire, kind, message, hint, .. } in plan.findings.iter().cloned().chain(strangers) {
+        deviations.push(Deviation { node, wire, kind, message, hint: Some(hint) });
     }
-    let mut drifting: BTreeSet<&Name> = deviations.iter().filter_map(|deviation| deviation.wire.as_ref()).collect();
+    // A wire is as the file says, even where somebody else's table lets nothing over it.
+    let own = deviations.iter().filter(|deviation| !foreign::KINDS.contains(&deviation.kind));
+    let mut drifting: BTreeSet<&Name> = own.filter_map(|deviation| deviation.wire.as_ref()).collect();
     // What is wrong with the rules of a node and with no wire's alone is wrong with all of its wires.
     let rules_of = |deviation: &&Deviation| deviation.wire.is_none() && deviation.kind == RULES;
     let open: BTreeSet<&Name> = deviations.iter().filter(rules_of).map(|deviation| &deviation.node).collect();
@@ -237,6 +244,18 @@ pub fn report_json(report: &Report) -> Value {
         "done": report.done.iter().map(change).collect::<Value>(),
         "failed": failed,
         "waiting": waiting(&report.waiting),
+        "warnings": report.findings.iter().filter(|finding| !finding.blocks).map(warning_json).collect::<Value>(),
+    })
+}
+
+/// Something foreign that kept nothing from being done.
+fn warning_json(finding: &Finding) -> Value {
+    json!({
+        "node": finding.node,
+        "wire": finding.wire,
+        "kind": finding.kind,
+        "message": finding.message,
+        "hint": finding.hint,
     })
 }
 
@@ -391,6 +410,7 @@ fn deviations(audit: &Audit, paint: Paint) -> String {
     let mut text = String::new();
     for deviation in &audit.deviations {
         let _ = writeln!(text, "{} {}", paint.bad(&format!("{}:", deviation.kind)), deviation.message);
+        text.extend(deviation.hint.iter().map(|hint| format!("hint: {hint}\n")));
     }
     text
 }

@@ -128,7 +128,11 @@ impl Voice {
 
     fn findings(&self, plan: &Plan) {
         for finding in &plan.findings {
-            self.complain(&report::error(&Error::failed(&*finding.message).hint(&*finding.hint), self.err));
+            let said = Error::failed(&*finding.message).hint(&*finding.hint);
+            match finding.blocks {
+                true => self.complain(&report::error(&said, self.err)),
+                false => self.warn(&said),
+            }
         }
     }
 

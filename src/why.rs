@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::topology::{HOST, Name, Protocol, Service, Topology};
 
 use self::denied::{denied, handed_on};
-use self::grant::{Grant, Party, without_ipv6};
+use self::grant::{Grant, Party, is_idle, without_ipv6};
 pub use self::grant::{may_use, opened_by};
 pub use self::question::question;
 
@@ -96,6 +96,7 @@ pub fn answer(topology: &Topology, from: &str, to: &str, service: Option<&Servic
     }
     let grants = grant::all(topology);
     let mut between: Vec<&Grant> = grants.iter().filter(|grant| (grant.from, grant.to) == (a, b)).collect();
+    between.retain(|grant| !is_idle(topology, grant));
     // What asks for less says more about why it is allowed.
     between.sort_by_key(|grant| grant.conditional);
     if (a, b) == (Party::Outside, Party::Node(HOST)) && handed_on(&grants, service).is_some() {

@@ -273,3 +273,120 @@ fn a_scope_takes_what_ends_there_and_no_more() {
         assert_eq!(asked.count(), 2 * scope.wires.len(), "{targets:?}: every wire with both its ends");
     }
 }
+
+/// The ends that forward, as `NODE WIRE`, and the other devices that are made to, as `NODE DEVICE`, where none does yet.
+fn forwarding(topology: &Topology) -> Vec<String> {
+    let mut seen = State::default();
+    for node in super::namespaces(topology) {
+        let devices = ["all", "default", "wg0", "up0", "up1", "lo"].map(|device| Device::new(device).unwrap());
+        let others = devices.map(|device| ((device, Setting::Forwarding), 0)).into();
+        seen.namespaces.insert(node, Namespace { others, ..Namespace::default() });
+    }
+    let wanted = up(topology, &Scope::everything(topology), &seen);
+    let mut found = Vec::new();
+    for (node, namespace) in &wanted.namespaces {
+        let ends = namespace.ends.iter().filter(|(_, end)| end.settings[&Setting::Forwarding] == 1);
+        found.extend(ends.map(|(wire, _)| format!("{node} {wire}")));
+        let others = namespace.others.iter().filter(|(_, value)| **value == 1);
+        found.extend(others.map(|((device, _), _)| format!("{node} {device}")));
+    }
+    found
+}
+
+#[test]
+fn who_passes_nothing_does_not_forward() {
+    let host_edge = &wire(1, "host", "edge", "")[..];
+    let edge_a = &wire(2, "edge", "a", "")[..];
+    let egress = "[node.a]\negress = [\"tcp/443\"]";
+    let published = &wire(1, "host", "edge", ", publish = [\"tcp/80\"]")[..];
+    let cases: [(&str, String, &str, &[&str]); 8] = [
+        ("flows between neighbours", [edge_a, &wire(3, "a", "b", "")].concat(), "", &[]),
+        ("a host wire that passes nothing", [host_edge, edge_a].concat(), "", &[]),
+        ("what is published", published.to_owned(), "", &["host host-edge", "host up0"]),
+        (
+            "on another device",
+            wire(1, "host", "edge", ", publish = [{ flow = \"tcp/80\", on = \"up1\" }]"),
+            "",
+            &["host host-edge", "host up0", "host up1"],
+        ),
+        (
+            "a leaf's egress, through its hub and the host",
+            [host_edge, edge_a, &wire(3, "edge", "b", "")].concat(),
+            egress,
+            &["edge edge-a", "edge host-edge", "host host-edge", "host up0"],
+        ),
+        ("egress that ends at a hub", edge_a.to_owned(), egress, &[]),
+        (
+            "a forward of a hub",
+            [host_edge, edge_a].concat(),
+            "[[hub.edge.forward]]\nport = \"tcp/80\"\nto = \"a:80\"",
+            &["edge edge-a", "edge host-edge", "host host-edge", "host up0"],
+        ),
+        (
+            "the clients of a hub, by their device and those that come later",
+            [wire(1, "host", "vpn", ""), wire(2, "vpn", "a", "")].concat(),
+            "",
+            &["vpn vpn-a", "vpn default", "vpn wg0"],
+        ),
+    ];
+    for (what, wires, tables, expected) in cases {
+        let mut found = forwarding(&file(&wires, tables));
+        let mut expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "{what}");
+    }
+}
+
+#[test]
+fn every_node_touched_has_its_rules_whole() {
+    let topology = file(&[wire(1, "edge", "a", ""), wire(2, "edge", "b", ""), wire(3, "a", "b", "")].concat(), "");
+    let with_rules = |targets: &[&str]| {
+        let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+        let wanted = up(&topology, &Scope::of(&topology, &targets).unwrap(), &State::default());
+        let tables = wanted.namespaces.into_iter().filter_map(|(node, namespace)| Some((node, namespace.table?)));
+        let chains =
+            |node: &str| [("edge", 2), ("a", 2), ("b", 2), ("vpn", 0)].into_iter().find(|known| known.0 == node);
+        tables
+            .map(|(node, table)| {
+                let of_wires = table.chains.keys().filter(|chain| chain.starts_with("in.")).count();
+                assert_eq!(Some(of_wires), chains(node.as_str()).map(|known| known.1), "{node}");
+                node.to_string()
+            })
+            .collect::<Vec<String>>()
+    };
+    assert_eq!(with_rules(&["edge-a"]), ["a", "edge"]);
+    assert_eq!(with_rules(&["node:a"]), ["a", "b", "edge"]);
+    let everything = up(&topology, &Scope::everything(&topology), &State::default());
+    assert!(everything.namespaces.values().all(|namespace| namespace.table.is_some()), "the host has no wire");
+    assert!(!everything.namespaces.contains_key("host"));
+}
+
+#[test]
+fn forwarding_of_others_is_put_back_unless_somebody_wants_it() {
+    let topology = file(&wire(1, "host", "edge", ", publish = [\"tcp/80\"]"), "");
+    let everything = Scope::everything(&topology);
+    let place = |device: &str| (Device::new(device).unwrap(), Setting::Forwarding);
+    let seen = |now: i32, before: Option<i32>, beyond: bool| {
+        let namespace = Namespace {
+            others: [(place("up0"), now), (place("all"), 0)].into(),
+            others_remembered: before.map(|before| (place("up0"), before)).into_iter().collect(),
+            table: Some(std::sync::Arc::default()),
+            beyond,
+            ..Namespace::default()
+        };
+        State { namespaces: [(Name::host(), namespace)].into(), ..State::default() }
+    };
+    let asked = |state: &State| state.namespaces["host"].others.get(&place("up0")).copied();
+    for (now, before) in [(0, None), (1, None), (1, Some(0)), (0, Some(0))] {
+        assert_eq!(asked(&up(&topology, &everything, &seen(now, before, false))), Some(1), "{now} {before:?}");
+    }
+    let unneeded = file(&wire(1, "host", "edge", ""), "");
+    assert_eq!(asked(&up(&unneeded, &everything, &seen(1, Some(0), false))), Some(0));
+    assert_eq!(asked(&up(&unneeded, &everything, &seen(1, None, false))), None, "somebody else's");
+    assert_eq!(asked(&down(&seen(1, Some(0), false))), Some(0));
+    assert_eq!(asked(&down(&seen(0, Some(0), false))), None, "switched off meanwhile");
+    let kept = down(&seen(1, Some(0), true));
+    assert_eq!((asked(&kept), kept.namespaces["host"].table.is_some()), (None, true), "other wires need it");
+    assert!(down(&seen(1, Some(0), false)).namespaces["host"].table.is_none());
+}

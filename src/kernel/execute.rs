@@ -402,9 +402,7 @@ impl Work<'_> {
         let barred: BTreeSet<Name> = failed.cloned().collect();
         for (i, change) in self.changes.iter().enumerate().filter(|_| !barred.is_empty()) {
             let opens = |node: &Name| {
-                barred
-                    .contains(node)
-                    .then(|| format!("{change}: not without the rules of {node}, which could not be loaded"))
+                barred.contains(node).then(|| format!("not without the rules of {node}, which could not be loaded"))
             };
             let error = match &change.action {
                 Action::Create(ends) => ends.iter().find_map(|(node, _)| opens(node)),
@@ -424,7 +422,7 @@ impl Work<'_> {
     fn keep(&mut self, nodes: BTreeSet<Name>) {
         for (i, change) in self.changes.iter().enumerate().filter(|(_, change)| change.action == Action::Unload) {
             if nodes.contains(&change.node) {
-                self.fail(i, format!("{change}: not while {} has a wire that could not be removed", change.node));
+                self.fail(i, format!("not while {} has a wire that could not be removed", change.node));
             }
         }
     }

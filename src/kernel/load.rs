@@ -8,10 +8,11 @@ use super::nft::{self, Failed};
 use super::share::share;
 use super::socket::Refusal;
 use super::{Kernel, Rules};
+use crate::foreign;
 use crate::nft::build::{ICMP, ICMPV6, TCP, UDP};
 use crate::nft::{Key, Table, Text, Value};
 use crate::plan::{Action, Change, Load};
-use crate::rules::Beginning;
+use crate::rules::{Beginning, UNFINISHED};
 use crate::topology::{Name, Protocol};
 
 /// How often a change is tried again that somebody else's came before.
@@ -58,9 +59,17 @@ impl Kernel {
 
 impl Rules {
     fn become_what(&mut self, load: &Load) -> Result<(), Failed> {
+        let refused = |refusal| Failed::Refused { what: "to forget connections".to_owned(), refusal };
+        // Who is stopped in between leaves rules that are as they are to be, and connections that are not: that is seen next time.
+        let busy = conntrack::count(&self.socket).map_err(refused)? > 0;
+        if busy {
+            let mut unfinished = Table::clone(&load.table);
+            unfinished.counters.insert(UNFINISHED.into(), 0);
+            self.change(Some(&Arc::new(unfinished)))?;
+            self.forget(load).map_err(refused)?;
+        }
         self.change(Some(&load.table))?;
-        let forgotten = self.forget(load);
-        forgotten.map_err(|refusal| Failed::Refused { what: "to forget connections".to_owned(), refusal })
+        if busy { Ok(()) } else { self.forget(load).map_err(refused) }
     }
 
     /// One transaction, tried again where somebody else has changed something in between.
@@ -72,6 +81,8 @@ impl Rules {
             match nft::change(&self.socket, self.seen.as_deref(), table, self.generation) {
                 Ok(()) => {
                     self.seen = wanted.cloned();
+                    // Ours makes one more, and never 0 (nf_tables_commit, net/netfilter/nf_tables_api.c).
+                    self.generation = self.generation.checked_add(1).unwrap_or(1);
                     return Ok(());
                 }
                 Err(Failed::Overtaken) if tries < TRIES => {
@@ -97,6 +108,11 @@ impl Rules {
         let same = known.filter(|known| table.as_ref() == Some(known.as_ref()));
         self.seen = same.cloned().or_else(|| table.map(Arc::new));
         Ok(Looked { foreign, counts, recorded })
+    }
+
+    /// The tables that are not wire's.
+    pub(super) fn others(&self) -> Result<Vec<foreign::Table>, Refusal> {
+        nft::others::read(&self.socket)
     }
 
     /// Forgets the connections over wires that nothing lets begin any more: their packets would pass by their state.

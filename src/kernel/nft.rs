@@ -3,6 +3,7 @@
 
 mod decode;
 mod encode;
+pub mod others;
 #[cfg(test)]
 mod tests;
 mod uapi;

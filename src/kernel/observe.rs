@@ -220,6 +220,14 @@ impl Open {
         (namespace.foreign.table, namespace.counts, namespace.recorded) =
             (looked.foreign, looked.counts, looked.recorded);
         namespace.table = self.rules.seen.clone();
+        if !wires.is_empty() || node.is_host() {
+            // Nothing is done or left because of them: what changes too fast to be read is looked at the next time.
+            namespace.foreign.tables = self.rules.others().unwrap_or_default();
+        }
+        if !namespace.foreign.tables.is_empty() {
+            let ends = self.ends.values().map(|held| (held.device.to_string(), held.index));
+            namespace.foreign.indexes = foreign.into_iter().map(|(index, name)| (name, index)).chain(ends).collect();
+        }
         Ok(namespace)
     }
 

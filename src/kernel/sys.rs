@@ -121,7 +121,7 @@ pub fn procfs() -> Result<OwnedFd, Errno> {
 }
 
 /// The address of a device's link layer, as `sockaddr_ll` (packet(7)) has it: `protocol` is an ethertype.
-pub fn link_address(index: u32, protocol: u16, mac: [u8; 6]) -> LinkAddr {
+pub fn link_address(index: u32, protocol: u16, mac: [u8; 6]) -> nix::Result<LinkAddr> {
     // SAFETY: all zeroes are a valid `sockaddr_ll`, which holds nothing but integers.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
@@ -132,7 +132,7 @@ pub fn link_address(index: u32, protocol: u16, mac: [u8; 6]) -> LinkAddr {
     let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: the pointer is to a whole `sockaddr_ll` of its own family and length, which is copied.
     let address = unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) };
-    address.unwrap_or_else(|| unreachable!("family and length are its own"))
+    address.ok_or(Errno::EAFNOSUPPORT)
 }
 
 /// Divides the process in two.

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Action, Load, Plan};
 use crate::nft::{Chain, Key, Rule, Set, Table, Type, Value, text};
+use crate::rules::UNFINISHED;
 use crate::state::Namespace;
 use crate::topology::Name;
 
@@ -75,6 +76,9 @@ fn differences(wanted: &Table, seen: &Table) -> Vec<Difference> {
     for name in names(wanted.counters.keys(), seen.counters.keys()) {
         match (wanted.counters.contains_key(name), seen.counters.contains_key(name)) {
             (true, false) => found.say(name, format!("counter {name} is missing")),
+            (false, true) if name == UNFINISHED => {
+                found.say(name, "connections may be left that nothing lets begin any more".to_owned());
+            }
             (false, true) => found.say(name, format!("counter {name} is not wire's, or not wanted any more")),
             _ => {}
         }
@@ -127,7 +131,7 @@ impl Found {
     }
 
     fn set(&mut self, name: &str, wanted: &Set, seen: &Set) {
-        let shape = |set: &Set| Set { elements: [].into(), ..set.clone() };
+        let shape = |set: &Set| Set { elements: [].into_iter().collect(), ..set.clone() };
         if shape(wanted) != shape(seen) {
             self.say(name, format!("set {name} is of another kind"));
             return;

@@ -4,13 +4,15 @@
 pub mod dice;
 mod linux;
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use self::dice::{Dice, name};
 use self::linux::play;
-use super::{Action, Plan, diff, strangers};
+use super::{Action, Change, Difference, Plan, diff, strangers};
 use crate::desired;
-use crate::nft::Table;
+use crate::nft::{Chain, Foreign, Key, Rule, Table, Value};
 use crate::parse;
 use crate::rules::{Ranges, Rules};
 use crate::state::{Namespace, Route, Setting, State};
@@ -360,4 +362,106 @@ fn what_is_left_of_a_waiting_wire_keeps_no_route_of_others() {
         changes,
         ["remove-route two: default via 10.0.1.0 at leaf", "add-route one: default via 10.0.1.0 at leaf"]
     );
+}
+
+/// What is said of rules that are not as they are to be, as `WIRE: SENTENCE`.
+fn said(damage: impl FnOnce(&mut Table)) -> Vec<String> {
+    let (topology, mut seen) = leaf();
+    let table = seen.namespaces.get_mut("leaf").unwrap().table.as_mut().unwrap();
+    damage(Arc::make_mut(table));
+    let plan = diff(&up(&topology, &seen), &seen);
+    let [Change { action: Action::Load(load), reason, .. }] = &plan.changes[..] else { return Vec::new() };
+    assert!(reason.starts_with(&load.differences[0].what), "{reason}");
+    let line = |difference: &Difference| {
+        let wire = difference.wire.as_ref().map(|wire| format!("{wire}: ")).unwrap_or_default();
+        wire + &difference.what
+    };
+    load.differences.iter().map(line).collect()
+}
+
+#[test]
+fn rules_that_differ_are_named() {
+    let chain =
+        |table: &mut Table, name: &str, damage: &dyn Fn(&mut Chain)| damage(table.chains.get_mut(name).unwrap());
+    let cases: [(Vec<String>, &[&str]); 11] = [
+        (said(|_| {}), &[]),
+        (said(|table| *table.counters.get_mut("denied.one").unwrap() = 7), &[]),
+        (
+            said(|table| chain(table, "in.one", &|chain| drop(chain.rules.pop()))),
+            &["one: chain in.one lacks the rule `goto denied.one`"],
+        ),
+        (
+            said(|table| chain(table, "out.six", &|chain| chain.rules.push(Rule::new().accept()))),
+            &["six: chain out.six has the rule `accept`, which is not to be there"],
+        ),
+        (
+            said(|table| chain(table, "related", &|chain| chain.rules.reverse())),
+            &["the rules of chain related are not in their order"],
+        ),
+        (
+            said(|table| chain(table, "input", &|chain| chain.base.as_mut().unwrap().drop = false)),
+            &["chain input is not entered where it must be, or its policy is another"],
+        ),
+        (
+            said(|table| {
+                let chain = table.chains.remove("through.two").unwrap();
+                table.chains.insert("mine".into(), chain);
+            }),
+            &["chain mine is not wire's, or not wanted any more", "two: chain through.two is missing"],
+        ),
+        (said(|table| table.dormant = true), &["the whole table is switched off (dormant)"]),
+        (
+            said(|table| {
+                table.foreign.insert(Foreign::FlowTable("fast".into()));
+                table.counters.remove("denied.six");
+                table.counters.insert("unfinished".into(), 0);
+            }),
+            &[
+                "`fast` in the table is not wire's",
+                "six: counter denied.six is missing",
+                "connections may be left that nothing lets begin any more",
+            ],
+        ),
+        (
+            said(|table| {
+                let map = table.sets.get_mut("input").unwrap();
+                let key = |device: &str| Key::One(Value::device(device));
+                let one = map.elements.remove(&key("eth0")).unwrap();
+                map.elements.insert(key("odd"), one.clone());
+                map.elements.insert(key("six"), one);
+            }),
+            &["set input lacks eth0", "six in set input is another", "set input has odd, which is not to be there"],
+        ),
+        (
+            said(|table| {
+                let private = table.sets.get_mut("private").unwrap();
+                private.elements.clear();
+                private.timeout = true;
+            }),
+            &["set private is of another kind"],
+        ),
+    ];
+    for (said, expected) in cases {
+        assert_eq!(said, expected);
+    }
+}
+
+#[test]
+fn a_node_that_cannot_have_its_rules_is_told_once() {
+    let (topology, mut seen) = leaf();
+    for node in ["leaf", "other"] {
+        seen.namespaces.remove(node);
+        seen.refused.insert(name(node), "it has another table".to_owned());
+    }
+    let findings = |plan: &Plan| plan.findings.iter().map(|f| f.message.clone()).collect::<Vec<String>>();
+    let plan = diff(&up(&topology, &seen), &seen);
+    assert_eq!(findings(&plan).len(), 4, "one for each end that is refused: {:#?}", plan.findings);
+    assert!(plan.findings.iter().all(|finding| finding.blocks && finding.wire.is_some()));
+
+    let (topology, mut seen) = leaf();
+    seen.refused.insert(name("host"), "it has another table".to_owned());
+    seen.namespaces.remove("host");
+    assert_eq!(findings(&diff(&up(&topology, &seen), &seen)), [""; 0], "a host without wires needs no rules");
+    seen.refused.insert(name("vault"), "it has another table".to_owned());
+    assert_eq!(findings(&diff(&up(&topology, &seen), &seen)), [""; 0], "no node of the file");
 }

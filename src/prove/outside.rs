@@ -40,7 +40,7 @@ impl Gathered<'_, '_> {
         let services = from_outside.filter_map(|(_, _, grant)| grant.service.as_ref());
         let mut called: BTreeSet<What> = services.flat_map(edges).collect();
         let declared = called.clone();
-        let free = |of: fn(u16) -> What| (1..).map(of).find(|what| !declared.contains(what));
+        let free = |of: fn(u16) -> What| (1..=u16::MAX).map(of).find(|what| !declared.contains(what));
         called.extend([free(What::Tcp), free(What::Udp), Some(What::Echo)].into_iter().flatten());
         called.extend(self.questions.tried_at(&Name::host()).iter());
         called
@@ -116,6 +116,10 @@ impl Gathered<'_, '_> {
             .collect();
         for far in [&first.far].into_iter().chain(&first.others) {
             let ip = IpAddr::from(*far);
+            // Whoever is blocked cannot answer, so that it would not be seen what was sent to him.
+            if self.questions.grants.blocks(ip) != Some(false) {
+                continue;
+            }
             for &what in &whats {
                 let service = what.service(ip);
                 let dial = Dial {

@@ -140,7 +140,7 @@ impl<'a> Questions<'a> {
         let ports = declared.iter().flat_map(|service| service.ports.iter().map(|range| range.0));
         let v4 = IpAddr::from([0, 0, 0, 0]);
         let free = |what: &What| !declared.iter().any(|service| service.covers(&what.service(v4)));
-        ports.chain(1..).map(of).find(free)
+        ports.chain(1..=u16::MAX).map(of).find(free)
     }
 
     /// The way of a packet by the routes of the file.

@@ -34,15 +34,9 @@ pub struct Uplink {
 }
 
 impl World {
-    /// One uplink for each device that the file names; what it says of addresses belongs to the first.
+    /// Every uplink of the host's; what the file says of addresses belongs to the first.
     pub fn of(topology: &Topology, sets: &Contents) -> World {
         let published = || topology.wires.iter().flat_map(|wire| &wire.publish);
-        let mut devices: Vec<&Device> = topology.host.uplinks.iter().collect();
-        for device in published().filter_map(|publish| publish.on.as_ref()) {
-            if !devices.contains(&device) {
-                devices.push(device);
-            }
-        }
         let uplink = |(number, device): (usize, &Device)| {
             let first = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + 4 * number as u32;
             let six = |last| Ipv6Addr::new(0x2001, 2, 0, number as u16, 0, 0, 0, last);
@@ -56,7 +50,8 @@ impl World {
                 others: Vec::new(),
             }
         };
-        let mut world = World { uplinks: devices.into_iter().enumerate().map(uplink).collect(), ..World::default() };
+        let mut world =
+            World { uplinks: topology.host.uplinks.iter().enumerate().map(uplink).collect(), ..World::default() };
         for publish in published() {
             let on = |uplink: &&mut Uplink| publish.on.as_ref().is_none_or(|device| *device == uplink.device);
             if let (Some(IpAddr::V4(address)), Some(uplink)) = (publish.address, world.uplinks.iter_mut().find(on)) {

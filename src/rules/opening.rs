@@ -1,6 +1,7 @@
 //! What may begin in one namespace, said as addresses and services: the meaning of the file, from which both the rules are made
 //! and connections are told that no rule lets begin any more.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,8 +20,8 @@ pub struct Opening {
     pub from: Vec<Match>,
     pub to: Vec<Match>,
     pub service: Arc<Service>,
-    /// Only what `prerouting` has given another destination.
-    pub handed_on: bool,
+    /// Only what `prerouting` has given another destination: as it was dialled, range by range.
+    pub handed_on: Option<Arc<Service>>,
     /// The only uplink, or other device, that it may come in on.
     pub on: Option<Device>,
     pub rate: Option<(Meter, Rate)>,
@@ -169,6 +170,16 @@ pub enum Towards<'a> {
     Whom(&'a Whom),
 }
 
+impl fmt::Display for Towards<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Towards::Public => f.write_str("public"),
+            Towards::Anywhere => f.write_str("anywhere"),
+            Towards::Whom(whom) => write!(f, "{whom}"),
+        }
+    }
+}
+
 /// One end of a wire in one family: its own address and the far one.
 #[derive(Clone, Copy)]
 pub struct Pair {
@@ -230,7 +241,7 @@ impl<'a> Rules<'a> {
             }
             let from_outside = self.outsiders(wire, side, pair.ipv4);
             if far.is_host() {
-                for published in self.published(wire, side) {
+                for published in self.published(wire) {
                     let comment = format!("{}: published {}", wire.name, published.arrives);
                     let from =
                         (from_outside.iter().cloned().chain(asked(published.from, pair.ipv4).into_iter().flatten()))
@@ -242,7 +253,7 @@ impl<'a> Rules<'a> {
                             from,
                             to: to.clone(),
                             service: published.arrives.clone(),
-                            handed_on: false,
+                            handed_on: None,
                             on: None,
                             rate: None,
                             log: false,
@@ -261,7 +272,7 @@ impl<'a> Rules<'a> {
                     to: to.clone(),
                     comment: format!("{}: {far} hands on {service}", wire.name),
                     service,
-                    handed_on: false,
+                    handed_on: None,
                     on: None,
                     rate: None,
                     log: false,
@@ -328,7 +339,7 @@ impl<'a> Rules<'a> {
     pub fn handed_in(&self, wire: &'a Wire, side: usize) -> Vec<Opening> {
         let mut openings = Vec::new();
         for pair in pairs(wire, side) {
-            for (number, published) in self.published(wire, side).iter().enumerate() {
+            for (number, published) in self.published(wire).iter().enumerate() {
                 let Some(only) = asked(published.from, pair.ipv4) else { continue };
                 if published.address.is_some_and(|address| address.is_ipv4() != pair.ipv4)
                     || !fits(&published.arrives, pair.ipv4)
@@ -341,7 +352,7 @@ impl<'a> Rules<'a> {
                     from: only.into_iter().collect(),
                     to: vec![is(pair.far)],
                     service: published.arrives.clone(),
-                    handed_on: true,
+                    handed_on: Some(published.service.clone()),
                     on: published.on.cloned(),
                     rate: published.rate.map(|rate| (format!("{}.published.{number}", wire.name), rate)),
                     log: published.log,
@@ -366,7 +377,7 @@ impl<'a> Rules<'a> {
                     from: only.into_iter().collect(),
                     to: vec![is(pair.far)],
                     service: service.clone(),
-                    handed_on: true,
+                    handed_on: Some(Arc::new(forward.port.clone())),
                     on: None,
                     rate: None,
                     log: false,
@@ -444,7 +455,7 @@ impl<'a> Rules<'a> {
             from,
             to,
             service: Arc::new(flow.flow.clone()),
-            handed_on: false,
+            handed_on: None,
             on: None,
             rate: flow.rate.map(|rate| (meter, rate)),
             log: flow.log,
@@ -477,7 +488,7 @@ fn leaving(
         from: [from].into_iter().chain(only).collect(),
         to: towards.into_iter().collect(),
         service: egress.service.clone(),
-        handed_on: false,
+        handed_on: None,
         on: None,
         log: egress.log && meter.is_some(),
         rate: meter.and_then(|meter| Some((meter, egress.rate?))),

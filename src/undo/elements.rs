@@ -1,9 +1,9 @@
 //! What is in the sets of rules that come back: what was in them before, but for what somebody has put in or taken out since the
 //! change. Address by address, for what is put in may lie beside or across what was there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::nft::{Element, Key, Set, Table, Type, Value};
+use crate::nft::{Element, Elements, Key, Set, Table, Type, Value};
 
 /// Disjoint ranges in their order, both ends meant.
 type Ranges = Vec<(u128, u128, Element)>;
@@ -13,10 +13,12 @@ type Ranges = Vec<(u128, u128, Element)>;
 pub fn keep(table: &mut Table, after: &Table, now: &Table, elapsed: u64) {
     for (name, set) in table.sets.iter_mut().filter(|(_, set)| set.interval && !set.dynamic) {
         let of = |table: &Table| table.sets.get(name).map(|set| ranges(&set.elements)).unwrap_or_default();
-        for element in set.elements.values_mut() {
-            element.expires = element.expires.map(|left| left.saturating_sub(elapsed));
-        }
-        set.elements.retain(|_, element| element.expires != Some(0));
+        let left = |element: &Element| Element {
+            expires: element.expires.map(|left| left.saturating_sub(elapsed)),
+            ..element.clone()
+        };
+        let aged = set.elements.iter().map(|(key, element)| (key.clone(), left(element)));
+        set.elements = aged.filter(|(_, element)| element.expires != Some(0)).collect();
         let is_as = |one: &Set, table: &Table| {
             table.sets.get(name).is_some_and(|set| one.elements.keys().eq(set.elements.keys()))
         };
@@ -31,7 +33,7 @@ pub fn keep(table: &mut Table, after: &Table, now: &Table, elapsed: u64) {
     }
 }
 
-fn ranges(elements: &BTreeMap<Key, Element>) -> Ranges {
+fn ranges(elements: &Elements) -> Ranges {
     let number = |value: &Value| value.as_bytes().iter().fold(0, |number: u128, byte| number << 8 | u128::from(*byte));
     let range = |(key, element): (&Key, &Element)| match key {
         Key::Range(first, last) => Some((number(first), number(last), element.clone())),

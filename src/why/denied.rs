@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::topology::{HOST, Hub, Name, OUTSIDE, Peer, Protocol, Service, Topology, Wire};
 
-use super::grant::{Grant, Party, is_for, may_use, opened_by, way_out, without_ipv6};
+use super::grant::{Grant, Party, is_for, is_idle, may_use, opened_by, way_out, without_ipv6};
 use super::{Answer, same};
 
 /// What stands in the way, and the nearest line that would have to change.
@@ -24,6 +24,18 @@ pub fn denied(topology: &Topology, a: Party, b: Party, service: Option<&Service>
             .on(&wire.name)
             .at(Some(wire.place.line))
             .hint("add `subnet6 = \"fd00::/127\"` to it");
+    }
+    let asked = |grant: &&Grant| {
+        let covers = |open: &Service| service.is_none_or(|service| open.overlaps(service));
+        (grant.from, grant.to) == (a, b) && grant.service.as_ref().is_some_and(covers)
+    };
+    if let Some(grant) = grants.iter().filter(asked).find(|grant| is_idle(topology, grant)) {
+        let why = match (b, without_ipv6(topology, a, b)) {
+            (Party::Outside, Some(wire)) => format!("wire `{}` has no IPv6", wire.name),
+            _ => "nobody has such an address there".to_owned(),
+        };
+        let answer = no(format!("{}, but {why}", grant.sentence)).at(grant.line);
+        return grant.wire.into_iter().fold(answer, Answer::on);
     }
     match (a, b) {
         (Party::Peer(hub, peer), _) => from_peer(topology, hub, peer, b, service),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::grant::{self, Asks, Grant, Party, Rated};
+use super::grant::{self, Grant, Party, Rated};
 use crate::topology::{HOST, Name, OUTSIDE, Service, Topology, Whom};
 
 /// What the sets of a file hold now, by name. One that is not here holds nobody knows what.
@@ -87,32 +87,37 @@ impl<'a> Grants<'a> {
     /// comes in on.
     pub fn landing(&self, dial: &Dial, on: &str) -> Landing<'a> {
         let at_host = |verdict| Landing { node: HOST, arrives: None, verdict };
-        if let Some(block) = &self.topology.host.block {
-            match self.holds(block, dial.source) {
-                Some(false) => {}
-                Some(true) => return at_host(Verdict::Drop),
-                None => return at_host(Verdict::Depends(block.clone())),
-            }
+        match (self.blocks(dial.source), &self.topology.host.block) {
+            (None, Some(block)) => return at_host(Verdict::Depends(block.clone())),
+            (Some(true), _) => return at_host(Verdict::Drop),
+            _ => {}
         }
-        let here = |grant: &&Grant| {
-            let Asks { address, on: device, .. } = grant.asks;
-            address.is_none_or(|address| address == dial.address) && device.is_none_or(|device| device.as_str() == on)
-        };
         let handed_on = self.between.get(OUTSIDE).into_iter().flatten().filter(|(to, _)| **to != HOST);
-        for (node, grants) in handed_on {
-            let mut arrives = None;
-            let verdict = first(grants.iter().filter(here).map(|grant| {
-                let allows = self.allows(grant, dial);
-                if allows == Ok(true) {
-                    arrives = grant.arrives_at(dial.service);
+        // What is published at one address is meant before what is at all of them.
+        for named in [Some(dial.address), None] {
+            let here = |grant: &&Grant| {
+                grant.asks.address == named && grant.asks.on.is_none_or(|device| device.as_str() == on)
+            };
+            for (node, grants) in handed_on.clone() {
+                let mut arrives = None;
+                let verdict = first(grants.iter().filter(here).map(|grant| {
+                    let allows = self.allows(grant, dial);
+                    if allows == Ok(true) {
+                        arrives = grant.arrives_at(dial.service);
+                    }
+                    (grant, allows)
+                }));
+                if verdict != Verdict::Drop {
+                    return Landing { node, arrives, verdict };
                 }
-                (grant, allows)
-            }));
-            if verdict != Verdict::Drop {
-                return Landing { node, arrives, verdict };
             }
         }
         at_host(first(self.between(OUTSIDE, HOST).iter().map(|grant| (grant, self.allows(grant, dial)))))
+    }
+
+    /// Whether the host drops whatever comes from an address, before it asks what that is; `None`: nobody knows.
+    pub fn blocks(&self, source: IpAddr) -> Option<bool> {
+        self.topology.host.block.as_ref().map_or(Some(false), |block| self.holds(block, source))
     }
 
     /// Whether a grant is for a connection; an unknown set is the answer where it turns on that.

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use crate::topology::{
     Allowed, Device, Flow, HOST, Hub, Mode, Name, Node, OUTSIDE, Peer, Per, Place, Policy, Protocol, Rate, Service,
     Tls, Topology, Whom, Wire,
@@ -125,6 +127,46 @@ pub fn without_ipv6<'a>(topology: &'a Topology, from: Party, to: Party<'a>) -> O
     let between: Vec<_> = topology.wires_of(to).filter(|(wire, end)| wire.far(*end).node.as_str() == from).collect();
     let first = between.first().map(|(wire, _)| *wire);
     first.filter(|_| between.iter().all(|(wire, _)| wire.subnet6.is_none()))
+}
+
+/// Whether a grant asks for addresses that nobody on its wire has, or for IPv6 where there is none. What a set holds may change.
+pub fn is_idle(topology: &Topology, grant: &Grant) -> bool {
+    let Asks { from, to, .. } = grant.asks;
+    let protocol = grant.service.as_ref().map(|service| service.protocol);
+    let only = |ipv4: bool| protocol != Some(if ipv4 { Protocol::Icmpv6 } else { Protocol::Icmp });
+    let is_one_of = |whom: Option<&Whom>, address| match whom {
+        Some(Whom::Network(network)) => network.contains(address),
+        Some(Whom::Set(_)) | None => true,
+    };
+    let (near, far) = match (grant.from, grant.to) {
+        (Party::Node(_), Party::Outside) => {
+            let ipv6 = matches!(to, Some(Whom::Network(IpNetwork::V6(_)))) || !only(true);
+            return ipv6 && without_ipv6(topology, grant.from, grant.to).is_some();
+        }
+        (Party::Node(near), Party::Node(far)) => (near, far),
+        (Party::Peer(hub, _), Party::Node(far)) => (hub.name.as_str(), far),
+        _ => return false,
+    };
+    let Some(wire) = grant.wire.and_then(|name| topology.wire(name.as_str())) else { return false };
+    let (Some(near), Some(far)) = (wire.end_in(near), wire.end_in(far)) else { return false };
+    let (near, far) = (&wire.ends[near], &wire.ends[far]);
+    // A hub's flows are its clients' as well, who come with addresses of their own.
+    let hub = topology.hubs.get(&near.node);
+    let clients = hub.and_then(|hub| hub.clients.as_ref()).map(|clients| clients.prefix);
+    let peers = hub.and_then(|hub| hub.wireguard.as_ref()).map(|wireguard| wireguard.peers.as_slice());
+    let is_clients = |network: &IpNetwork| {
+        clients.is_some_and(|prefix| prefix.contains(network.ip()) || network.contains(prefix.ip()))
+            || peers.is_some_and(|peers| peers.iter().any(|peer| network.contains(peer.address)))
+    };
+    let pairs = [
+        Some((IpAddr::from(near.address), IpAddr::from(far.address))),
+        near.address6.zip(far.address6).map(|(near, far)| (near.into(), far.into())),
+    ];
+    !pairs.into_iter().flatten().any(|(near, far): (IpAddr, IpAddr)| {
+        let known =
+            matches!(from, Some(Whom::Network(network)) if network.is_ipv4() == near.is_ipv4() && is_clients(network));
+        only(near.is_ipv4()) && (known || is_one_of(from, near)) && is_one_of(to, far)
+    })
 }
 
 /// Whether a VPN peer's `allow` names a wire of its hub (which has that end), by itself or by what it leads to.

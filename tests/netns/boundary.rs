@@ -22,7 +22,7 @@ fn a_file_of_others_is_refused() {
     let pristine = host.dump();
     let file = host.path(TOPOLOGY);
     let refused = |args: &[&str], hint: &str| {
-        for command in ["up", "plan", "audit", "down"] {
+        for command in ["up", "plan", "audit", "prove", "down"] {
             let output = host.wire(&[args, &[command]].concat());
             assert!([1, 2].contains(&output.code), "{command}: {output:?}");
             assert!(output.stderr.contains(hint) && output.stderr.contains(TOPOLOGY), "{command}: {}", output.stderr);
@@ -147,7 +147,7 @@ fn a_wrong_file_changes_nothing() {
     for (fault, text) in [("wrong", &*wrong), ("empty", ""), ("no TOML", "wire = ["), ("holes", &holes)] {
         host.topology(text);
         let before = host.dump();
-        for command in ["plan", "up", "down", "audit"] {
+        for command in ["plan", "up", "down", "audit", "prove"] {
             let output = host.wire(&[command]).expect(2);
             assert!(output.stderr.contains(TOPOLOGY), "{fault}: {command}: {}", output.stderr);
             assert!(output.stdout.is_empty(), "{fault}: {command}: {}", output.stdout);
@@ -199,7 +199,7 @@ fn a_file_that_is_no_namespace_is_told_apart() {
     let said = output.stdout + &output.stderr;
     assert!(said.contains("web"), "{said}");
     assert!([0, 1].contains(&output.code));
-    assert!(host.ping("edge", "172.16.2.1"), "the others are wired");
+    assert!(host.reaches("edge", "172.16.2.1", 80), "the others are wired");
     host.wire(&["down"]).expect(0);
     host.dump_nodes(&["edge", "shop", "vault"]).expect(&before, "down");
 }
@@ -230,7 +230,7 @@ fn what_is_no_network_namespace_stands_alone() {
     let about_web = |failure: &serde_json::Value| failure["error"].as_str().is_some_and(|text| text.contains("`web`"));
     assert!(!failed.is_empty() && failed.iter().all(about_web), "{up:#}");
     for wire in world.wires.iter().filter(|wire| wire.ends.iter().all(|end| end.0 != "web")) {
-        assert!(host.ping(wire.ends[0].0, wire.ends[1].2), "{} is wired", wire.name);
+        assert!(world.works(&host, wire), "{} is wired", wire.name);
     }
     host.sh("umount /run/netns/web; rm /run/netns/web; ip netns add real; ln -s /run/netns/real /run/netns/web");
     host.wire(&["up", "--strict"]).expect(0);

@@ -887,10 +887,11 @@ fn mixed(dice: &mut Dice) -> Draft {
         draft = draft.host("block = \"@banned\"");
     }
     let tunnel = dice.once_in(2);
+    let client = if tunnel { "\"10.100.0.2\", " } else { "" };
     draft
         .table(PUBLIC)
         .table(if tunnel { TUNNEL } else { PRIVATE })
-        .table("[set.some]\nelements = [\"198.51.100.4\", \"192.168.7.0/24\", \"10.100.0.2\", \"2001:db8:5::/64\"]")
+        .table(&format!("[set.some]\nelements = [{client}\"198.51.100.4\", \"192.168.7.0/24\", \"2001:db8:5::/64\"]"))
         .table("[set.inner]\nelements = [\"10.9.0.0/16\", \"fd09::/16\"]")
         .table("[set.banned]\nelements = [\"198.51.100.66\", \"2001:db8:bad::1\"]")
 }

@@ -14,9 +14,23 @@ fn usage() {
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}: {output:?}");
     }
     let help = host.wire(&["--help"]).expect(0);
-    for command in
-        ["check", "number", "plan", "up", "down", "audit", "why", "render", "log", "lab", "completions", "man"]
-    {
+    for command in [
+        "check",
+        "number",
+        "plan",
+        "up",
+        "down",
+        "audit",
+        "prove",
+        "why",
+        "suggest",
+        "render",
+        "set",
+        "log",
+        "lab",
+        "completions",
+        "man",
+    ] {
         assert!(help.stdout.contains(command), "{command}: {}", help.stdout);
         assert!(!host.wire(&[command, "--help"]).expect(0).stdout.is_empty());
     }
@@ -137,7 +151,7 @@ fn json_has_its_shape() {
 fn audit_counts_what_the_kernel_counts() {
     let (host, _) = small().up();
     for _ in 0..3 {
-        assert!(host.ping("edge", "172.16.1.1"));
+        assert!(host.reaches("edge", "172.16.1.1", 80));
     }
     let audit = host.wire(&["--json", "audit"]).expect(0).json();
     let wires = audit["wires"].as_array().expect("wires");

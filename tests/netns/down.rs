@@ -88,17 +88,23 @@ fn down_of_the_whole_house() {
     }
 }
 
-/// The host's own settings are never touched while wired, and its links and routes gain one each per host wire.
+/// The host's own settings are never touched while wired, but for the forwarding of its uplinks, nor are other people's rules;
+/// its links and routes gain one each per host wire, and it gains one table.
 #[test]
 fn the_host_gains_one_link_and_one_route_per_host_wire() {
     for settings in [LAX, STRICT] {
         let world = pluto();
         let host = world.host();
         set(&world, &host, settings);
-        let own = |fact: &str| fact.starts_with("host ") && !fact.contains("host-p");
+        let wires = |fact: &str| fact.contains("host-p") || fact.starts_with("host nft table inet wire /");
+        let forwards = |fact: &str| fact.starts_with("host setting ipv4/conf/eth0/forwarding:");
+        let own = |fact: &str| fact.starts_with("host ") && !wires(fact) && !forwards(fact);
+        host.sh("nft add table ip mine; nft add chain ip mine input '{ type filter hook input priority 0; }'");
         let before = host.dump();
         host.wire(&["up"]).expect(0);
         let wired = host.dump();
+        assert_eq!(host.sysctl("host", "ipv4/conf/eth0/forwarding"), "1");
+        assert_eq!(host.sh("nft list tables"), "table ip mine\ntable inet wire\n");
         wired.only(own).expect(&before.only(own), "the host's own");
         let gained = |kind: &str| {
             let start = format!("host {kind} ");
@@ -111,16 +117,19 @@ fn the_host_gains_one_link_and_one_route_per_host_wire() {
     }
 }
 
-/// `down` of a target takes that away and leaves the rest, down to the last setting, as if only the rest had been wired.
+/// `down` of a target takes that away and leaves the rest, down to the last setting and rule, as if only the rest had been wired:
+/// a node that no wire is left in has no rules any more, and another keeps them whole.
 #[test]
 fn down_takes_what_a_target_names() {
     let world = small();
     for (target, left) in [
-        ("web", &["host-edge", "edge-shop-and-its-till"][..]),
-        ("wire:edge-web", &["host-edge", "edge-shop-and-its-till", "shop-web-database"]),
-        ("gates", &["shop-web-database"]),
+        ("web", &["host-edge", "edge-shop-and-its-till", "vault"][..]),
+        ("wire:edge-web", &["host-edge", "edge-shop-and-its-till", "shop-web-database", "vault"]),
+        ("wire:host-edge", &["edge-web", "edge-shop-and-its-till", "shop-web-database", "vault"]),
+        ("gates", &["shop-web-database", "vault"]),
         ("shops", &["host-edge"]),
-        ("host", &["edge-web", "edge-shop-and-its-till", "shop-web-database"]),
+        ("vault", &["host-edge", "edge-web", "edge-shop-and-its-till", "shop-web-database"]),
+        ("host", &["edge-web", "edge-shop-and-its-till", "shop-web-database", "vault"]),
     ] {
         let (host, _) = world.up();
         let before = world.indexes(&host);

@@ -2,7 +2,7 @@
 //! as root and is observed by `ip`, `nft` and packets. It needs no privilege where user namespaces are allowed, and whatever
 //! lives in it dies with the `Host` value, also on panic: its keeper ends when the pipe to it closes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
@@ -11,8 +11,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use nftables::schema::{NfListObject, NfObject, Nftables};
-use nftables::stmt::{AnonymousCounter, Counter, Statement};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
@@ -64,7 +62,7 @@ observe() {
   printf '\002\n'
   grep -rs . /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf
   printf '\002\n'
-  nft -j list ruleset
+  nft -s list ruleset
 }
 if [ $# = 1 ]; then observe "$1"; exit; fi
 observe host
@@ -254,6 +252,19 @@ impl Host {
 
     pub fn set_sysctl(&self, node: &str, key: &str, value: &str) {
         self.run(node, &["sh", "-c", &format!("echo {value} >/proc/sys/net/{key}")]).expect(0);
+    }
+
+    /// Whether a connection from a node arrives at a port where nobody listens: the far end's refusal comes back then.
+    pub fn reaches(&self, node: &str, address: &str, port: u16) -> bool {
+        let output = self.run(node, &["busybox", "nc", "-w", "3", address, &port.to_string()]);
+        let arrived = output.stderr.contains("Connection refused");
+        assert!(arrived || output.stderr.contains("timed out"), "{node} to {address}:{port}: {output:?}");
+        arrived
+    }
+
+    /// The table of wire's rules at a node as `nft` lists it; empty where there is none.
+    pub fn rules(&self, node: &str) -> String {
+        self.run(node, &["nft", "list", "table", "inet", "wire"]).stdout
     }
 
     /// Whether an echo request from a node is answered.
@@ -457,7 +468,7 @@ impl Dump {
             facts.extend(next().iter().map(|rule| format!("{node} rule {rule}")));
             let settings = settings.lines().filter_map(|line| line.strip_prefix("/proc/sys/net/"));
             facts.extend(settings.map(|setting| format!("{node} setting {setting}")));
-            facts.extend(ruleset(rules).map(|rule| format!("{node} nft {rule}")));
+            facts.extend(ruleset(rules).into_iter().map(|rule| format!("{node} nft {rule}")));
         }
         Ok(Dump(facts))
     }
@@ -498,35 +509,26 @@ fn at_rest(link: &Value) -> bool {
     }
 }
 
-/// A rule set as `nft -j` lists it, without handles and counts; a rule carries its place in its chain.
-fn ruleset(json: &str) -> impl Iterator<Item = String> {
-    let rules: Nftables = serde_json::from_str(json).expect("what `nft -j` prints fits its schema");
-    let mut places = BTreeMap::new();
+/// A rule set as `nft -s` lists it, a line each with its table, what it is in there (a chain, a set) and its place in that:
+/// in which order the kernel keeps those does not matter.
+fn ruleset(text: &str) -> Vec<String> {
+    let (mut table, mut object, mut place) = ("", "", 0);
     let mut facts = Vec::new();
-    for object in rules.objects.into_owned() {
-        let NfObject::ListObject(mut object) = object else { panic!("a listing holds no commands") };
-        match &mut object {
-            NfListObject::MetainfoObject(_) => continue,
-            NfListObject::Table(table) => table.handle = None,
-            NfListObject::Chain(chain) => chain.handle = None,
-            NfListObject::Set(set) => set.handle = None,
-            NfListObject::Map(map) => map.handle = None,
-            NfListObject::Counter(counter) => (counter.handle, counter.packets, counter.bytes) = (None, None, None),
-            NfListObject::Rule(rule) => {
-                let place = places.entry(format!("{:?} {} {}", rule.family, rule.table, rule.chain)).or_insert(0);
-                (rule.handle, rule.index) = (None, Some(*place));
-                *place += 1;
-                for statement in rule.expr.to_mut() {
-                    if let Statement::Counter(Counter::Anonymous(Some(count))) = statement {
-                        *count = AnonymousCounter { packets: None, bytes: None };
-                    }
-                }
-            }
+    for line in text.lines() {
+        let depth = line.len() - line.trim_start_matches('\t').len();
+        let line = line.trim();
+        match (depth, line.strip_suffix(" {")) {
+            (0, Some(name)) => (table, object, place) = (name, "", 0),
+            (1, Some(name)) => (object, place) = (name, 0),
+            (1, None) if line == "}" => object = "",
             _ => {}
         }
-        facts.push(serde_json::to_string(&object).expect("a listing is JSON"));
+        if !line.is_empty() && line != "}" {
+            facts.push(format!("{table} / {object} / {place} / {line}"));
+            place += 1;
+        }
     }
-    facts.into_iter()
+    facts
 }
 
 /// The text of a JSON string.

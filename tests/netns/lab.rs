@@ -70,7 +70,12 @@ fn a_command_runs_inside_a_lab() {
     assert!(out.stdout.contains("host-edge"), "{}", out.stdout);
     let out = host.wire(&["lab", "--in", "web", "ip", "-br", "address", "show", "dev", "eth0"]).expect(0);
     assert!(out.stdout.contains("172.16.1.1/31"), "{}", out.stdout);
-    host.wire(&["lab", "--in", "web", "busybox", "ping", "-c", "1", "-w", "2", "172.16.1.0"]).expect(0);
+    let connect =
+        |port: &str| host.wire(&["lab", "--in", "web", "busybox", "nc", "-w", "2", "10.254.1.0", port]).stderr;
+    assert!(
+        !connect("5432").contains("timed out") && connect("5433").contains("timed out"),
+        "its flows pass, and no other"
+    );
     assert!(host.wire(&["lab", "--in", "nobody", "true"]).expect(2).stderr.contains("nobody"));
     assert_eq!(host.wire(&["lab", "sh", "-c", "kill -TERM $$"]).code, 143);
     assert_ne!(host.wire(&["lab", "no-such-program"]).code, 0);

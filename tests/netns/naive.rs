@@ -480,7 +480,7 @@ impl Naive {
                 }
             }
         }
-        if self.around.host.iter().any(|(_, own)| *own == address) {
+        if self.is_the_hosts(address) {
             return Some(Place::Node("host".to_owned()));
         }
         let beyond = self.around.outside.iter().find(|(_, other)| *other == address);
@@ -497,7 +497,9 @@ impl Naive {
         }
         let arrives = match from {
             Place::Node(node) => match &owner {
-                Place::Node(_) => self.over_a_wire(node, None, to, what),
+                Place::Node(_) => {
+                    self.over_a_wire(node, None, to, what).or_else(|| self.beyond_the_far_end(node, &owner, to, what))
+                }
                 Place::Outside(uplink) if node == "host" => {
                     let here = Place::Outside(uplink.clone());
                     let answered = !self.is_blocked(to);
@@ -527,8 +529,9 @@ impl Naive {
                 |flow: &Flow| flow.flow.is(what, to) && self.is_in(&flow.from, source) && self.is_in(&flow.to, to);
             if wire.is_audit() || wire.opens(end).iter().any(lets) {
                 let at = wire.ends[1 - end].clone();
-                // The host has no route to a hub's clients, so they cannot come to it as themselves.
-                let from = Some(source).filter(|_| client.is_none() || at != "host");
+                // Only a leaf has a route to a hub's clients: to others they cannot come as themselves.
+                let is_leaf = at != "host" && !self.file.hub.contains_key(&at);
+                let from = Some(source).filter(|_| client.is_none() || is_leaf);
                 return Some(Verdict::Pass { at: Place::Node(at), port: what.port(), from });
             }
         }
@@ -547,9 +550,7 @@ impl Naive {
             flow.flow.is(what, to) && meant
         };
         let open = tables().any(|table| table.egress.iter().any(lets));
-        // A node that nothing leads out of has no route there, whatever its wires would let pass.
-        let routed = self.needs_a_way_out(space) && way.iter().all(|wire| wire.is_audit());
-        if !open && !routed {
+        if !open && !way.iter().all(|wire| wire.is_audit()) {
             return None;
         }
         let snat = tables().find_map(|table| table.snat).filter(|snat| snat.is_ipv4() == to.is_ipv4());
@@ -578,18 +579,48 @@ impl Naive {
         }
     }
 
-    /// Whether a namespace has a default route: a hub has, and whoever publishes, has egress, or is forwarded to.
-    fn needs_a_way_out(&self, space: &str) -> bool {
+    /// Whether a namespace has a default route: a hub has, and whoever publishes, has egress, is forwarded to, or may do
+    /// anything on its way out.
+    fn has_a_default_route(&self, space: &str) -> bool {
         let egress = self.file.node.iter().any(|(name, node)| self.space(name) == space && !node.egress.is_empty());
         let publishes = self.wires(space).iter().any(|(wire, _)| !wire.publish.is_empty());
         let mut forwards = self.file.hub.values().flat_map(|hub| &hub.forward);
         let forwarded = forwards.any(|forward| self.space(forward.node()) == space);
-        egress || publishes || forwarded || self.file.hub.contains_key(space)
+        let audit = self.way_out(space).is_some_and(|way| way.iter().all(|wire| wire.is_audit()));
+        egress || publishes || forwarded || audit || self.file.hub.contains_key(space)
+    }
+
+    /// To another address of the node at the far end of a wire, over which a route leads there. Only a wire that lets everything
+    /// pass lets that.
+    fn beyond_the_far_end(&self, space: &str, owner: &Place, to: IpAddr, what: What) -> Option<Verdict> {
+        let routed = space != "host" && self.has_a_default_route(space);
+        let way = self.way_out(space).filter(|_| routed).unwrap_or_default();
+        if way.len() > 1 && way.iter().all(|wire| wire.is_audit()) && self.is_the_hosts(to) {
+            // Through a hub, which speaks for its leaves and cannot tell whose address that is.
+            let end = way[1].ends.iter().position(|end| end != "host")?;
+            let from = Some(way[1].address_like(end, to)?);
+            return Some(Verdict::Pass { at: owner.clone(), port: what.port(), from });
+        }
+        let is_hub = self.file.hub.contains_key(space);
+        for (wire, end) in self.wires(space) {
+            let far = &wire.ends[1 - end];
+            // The first wire to a hub with clients has a route to these, and so to the hub's own end of the tunnel.
+            let clients = self.file.hub.get(far).and_then(|hub| hub.clients.as_ref());
+            let first = self.wires(space).into_iter().find(|(wire, end)| wire.ends[1 - end] == *far);
+            let tunnel = !is_hub && clients.is_some_and(|clients| clients.prefix.contains(to));
+            let routed = tunnel && first.is_some_and(|(first, _)| first.name == wire.name)
+                || way.first().is_some_and(|first| first.name == wire.name);
+            if routed && wire.is_audit() && *owner == Place::Node(far.clone()) {
+                let from = Some(wire.address_like(end, to)?);
+                return Some(Verdict::Pass { at: owner.clone(), port: what.port(), from });
+            }
+        }
+        None
     }
 
     /// From beyond an uplink to an address of the host that is no wire's.
     fn at_the_host(&self, uplink: &str, source: IpAddr, to: IpAddr, what: What) -> Option<Verdict> {
-        if self.is_blocked(source) || !self.around.host.iter().any(|(_, own)| *own == to) {
+        if self.is_blocked(source) || !self.is_the_hosts(to) {
             return None;
         }
         let mut found = Vec::new();
@@ -629,6 +660,11 @@ impl Naive {
         let lets = |flow: &Flow| flow.flow.is(what, to) && self.is_in(&flow.from, source) && self.is_in(&flow.to, to);
         let open = host.policy.as_deref() != Some("all") || host.allow.iter().any(lets);
         open.then(|| Verdict::Pass { at: Place::Node("host".to_owned()), port: what.port(), from: Some(source) })
+    }
+
+    /// Whether an address is one of the host's that is no wire's.
+    pub fn is_the_hosts(&self, address: IpAddr) -> bool {
+        self.around.host.iter().any(|(_, own)| *own == address)
     }
 
     fn is_blocked(&self, address: IpAddr) -> bool {

@@ -2,7 +2,7 @@
 //! hear what the rules of a node let in.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,6 @@ const CLASS: u8 = 42 << 2;
 
 /// Flags of TCP (RFC 9293).
 pub const SYN: u8 = 2;
-pub const ACK: u8 = 16;
 
 /// How long anything may take before it is called hung.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -239,8 +238,12 @@ impl Injector {
         let frame = [&self.far[..], &self.own, &ether_type, payload].concat();
         let start = Instant::now();
         while let Err(error) = (&self.socket).write(&frame) {
-            let full = [nix::libc::ENOBUFS, nix::libc::EAGAIN].map(Some).contains(&error.raw_os_error());
-            assert!(full && start.elapsed() < PATIENCE, "a frame cannot be sent: {error}");
+            // Too many at once, or somebody is just taking the device down and up.
+            let passing = [nix::libc::ENOBUFS, nix::libc::EAGAIN, nix::libc::ENETDOWN].map(Some);
+            assert!(
+                passing.contains(&error.raw_os_error()) && start.elapsed() < PATIENCE,
+                "a frame cannot be sent: {error}"
+            );
         }
     }
 
@@ -253,13 +256,32 @@ impl Injector {
 }
 
 /// Hears every packet of a protocol that the rules of a node let in to it, whatever its port.
-pub struct Ear(UdpSocket);
+pub struct Ear {
+    socket: UdpSocket,
+    /// The ports that tests send to are open: else the kernel would answer that they are not, to somebody who has not asked.
+    _open: Vec<Socket>,
+}
+
+/// The ports of UDP that tests send to.
+const PORTS: [u16; 13] = [9, 22, 23, 25, 53, 80, 81, 443, 5432, 7777, 9999, 51820, 51821];
 
 impl Ear {
     pub fn at(host: &Host, node: &str, ipv4: bool, protocol: u8) -> Ear {
         let domain = if ipv4 { Domain::IPV4 } else { Domain::IPV6 };
-        let raw = || Socket::new(domain, Type::RAW.nonblocking(), Some(Protocol::from(i32::from(protocol))));
-        Ear(host.at(node, raw).expect("root may hear everything").into())
+        let open = |port: u16| {
+            let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).expect("a socket");
+            let everywhere: IpAddr = if ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            if !ipv4 {
+                socket.set_only_v6(true).expect("IPv6 stands alone");
+            }
+            // Another ear may have it open already.
+            socket.bind(&SocketAddr::from((everywhere, port)).into()).ok().map(|()| socket)
+        };
+        host.at(node, || {
+            let raw = Socket::new(domain, Type::RAW.nonblocking(), Some(Protocol::from(i32::from(protocol))));
+            let open = PORTS.into_iter().filter(|_| protocol == UDP).filter_map(open).collect();
+            Ear { socket: raw.expect("root may hear everything").into(), _open: open }
+        })
     }
 
     /// Who sent what has come since the last call, as far as it carries the tag.
@@ -267,7 +289,7 @@ impl Ear {
         let mut senders = Vec::new();
         let mut buffer = [0; 2048];
         loop {
-            match self.0.recv_from(&mut buffer) {
+            match self.socket.recv_from(&mut buffer) {
                 Ok((length, sender)) if is_tagged(&buffer[..length]) => senders.push(sender.ip()),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return senders,

@@ -172,12 +172,18 @@ impl Homelab {
         self.is_settled();
     }
 
-    /// Fails the test unless another `up` has nothing to do.
+    /// Fails the test unless another `up` has nothing to do, and whatever runs has its rules.
     #[track_caller]
     fn is_settled(&self) {
         let again = self.wire(&["--json", "up"]).expect(0).json();
-        assert_eq!(again, json!({ "done": [], "failed": [], "waiting": again["waiting"] }));
+        assert_eq!((&again["done"], &again["failed"]), (&json!([]), &json!([])), "{again}");
         self.wire(&["audit"]).expect(0);
+        for user in BTreeSet::from_iter(containers().map(self.owner)) {
+            for (container, pid) in self.machine.pids(user) {
+                let tables = self.machine.sh(None, &format!("nsenter -t {pid} -n nft list tables"));
+                assert_eq!(tables.trim(), "table inet wire", "{container}");
+            }
+        }
     }
 
     /// The wires that wait, with the nodes they wait for, as `up` names them.

@@ -453,3 +453,91 @@ fn twenty_nodes_are_proved_in_time() {
     eprintln!("{} probes {took:?}", proof["probes"]);
     assert!(took < Duration::from_secs(5), "{} probes took {took:?}", proof["probes"]);
 }
+
+/// What `up` loads is proved, and what is taken away from it at any node is found, until `up` puts it back.
+#[test]
+fn what_up_loads_is_proved() {
+    let host = Host::with(&NODES, HOUSE);
+    host.wire(&["up"]).expect(0);
+    let whole = prove(&host, 0, &[]);
+    assert_eq!(whole["unknown"], 0, "{whole}");
+    for node in ["host", "edge", "web", "shop"] {
+        host.run(node, &["nft", "flush", "ruleset"]).expect(0);
+        let found = listed(&prove(&host, 3, &[]), "violations");
+        assert!(found.iter().all(|one| one[0] == node || one[1] == node), "{node}: {found:#?}");
+        // Who came to a node without rules, and what that node sent without leave.
+        assert!(found.iter().any(|one| one[0] == node) && found.iter().any(|one| one[1] == node), "{node}: {found:#?}");
+        host.wire(&["up"]).expect(0);
+    }
+    assert_eq!(prove(&host, 0, &[])["correct"], whole["correct"]);
+}
+
+/// One of everything that the file can say of the outside, of watching, of rates and of IPv6.
+const EVERYTHING: &str = r#"
+version = 1
+runtime = "netns"
+wire = [
+  { name = "host-edge", ends = ["host", "edge"], subnet = "192.168.100.0/31", publish = ["tcp/80", "tcp/2222:22", "udp/5000-5003:6000", { flow = "tcp/8443", from = "198.51.100.0/24" }, { flow = "tcp/9000", address = "203.0.113.25" }, { flow = "tcp/9100", on = "eth1" }, { flow = "tcp/9200", rate = "10/minute" }] },
+  { name = "host-vpn", ends = ["host", "vpn"], subnet = "192.168.101.0/31", allow = ["tcp/22"], allow-back = ["udp/53"] },
+  { name = "host-mail", ends = ["host", "mail"], subnet = "192.168.102.0/31", subnet6 = "fd00:102::/127", publish = ["tcp/25"], allow = ["icmp/echo-request", "icmpv6/echo-request", "tcp/143"] },
+  { name = "edge-web", ends = ["edge", "web"], subnet = "172.16.1.0/31", subnet6 = "fd00:1::/127", allow = ["tcp/80", "tcp/8000-8010", "udp/53,67"], allow-back = ["tcp/443"] },
+  { name = "edge-game", ends = ["edge", "game"], subnet = "172.16.2.0/31", allow = ["tcp/25565"] },
+  { name = "edge-new", ends = ["edge", "new"], subnet = "172.16.3.0/31", mode = "audit" },
+  { name = "vpn-git", ends = ["vpn", "git"], subnet = "10.1.1.0/31", allow = [{ flow = "tcp/22", rate = "3/minute", burst = 1 }, { flow = "tcp/9418", from = "10.100.0.0/24" }, "icmp"] },
+  { name = "web-db", ends = ["web", "db"], subnet = "10.254.1.0/31", subnet6 = "fd00:254::/127", allow = ["tcp/5432", "icmpv6"] },
+  { name = "new-db", ends = ["new", "db"], subnet = "10.254.2.0/31", subnet6 = "fd00:253::/127", mode = "audit" },
+]
+[host]
+uplinks = ["eth0", "eth1"]
+policy = "all"
+block = "@banned"
+allow = ["tcp/22", { flow = "tcp/8022", from = "198.51.100.0/24" }, "icmp/echo-request"]
+[module]
+m = ["edge", "vpn", "mail", "web", "game", "new", "git", "db", "vault"]
+[hub.edge]
+zone = "public"
+[[hub.edge.forward]]
+port = "tcp/25565"
+to = "game:25566"
+from = "@players"
+[hub.vpn]
+zone = "private"
+clients = { prefix = "10.100.0.0/24", device = "wg0" }
+[node.mail]
+egress = ["tcp/25", { flow = "udp/53", to = "192.168.1.1" }]
+snat = "203.0.113.25"
+[node.web]
+egress = ["tcp/443", "icmp/echo-request"]
+[node.vpn]
+egress = ["udp/123"]
+[node.new]
+zones = ["public"]
+[node.git]
+egress = [{ flow = "tcp/443", to = "203.0.113.128/25", rate = "10/minute" }]
+[node.vault]
+network = "none"
+[set.banned]
+elements = ["203.0.113.64/26"]
+[set.players]
+elements = ["100.64.7.1", "198.51.100.200"]
+"#;
+
+/// In a lab the outside is proved as well: what is published and where it ends, who is let in and who is not, what nodes open
+/// towards it, and that nobody comes in by a route of his own.
+#[test]
+fn a_lab_proves_the_outside() {
+    let host = Host::with(&[], EVERYTHING);
+    let lab = host.wire(&["--json", "lab"]).expect(0).json();
+    let proof = &lab["prove"];
+    assert_eq!((&proof["unknown"], &proof["violations"]), (&json!(0), &json!([])), "{}", proof["unknowns"]);
+    // Without an uplink there is no outside.
+    let within = HOUSE
+        .replace(", publish = [\"tcp/80\"]", "")
+        .replace("uplinks = [\"eth0\"]", "")
+        .replace("egress = [\"tcp/443\"]", "");
+    host.topology(&within);
+    let fewer = host.wire(&["--json", "lab"]).expect(0).json();
+    assert!(proof["probes"].as_u64() > Some(2000) && fewer["prove"]["probes"].as_u64() > Some(200), "{fewer}");
+    let said = host.wire(&["lab"]).expect(0).stderr;
+    assert!(said.contains("prove: ") && said.contains(" 0 violations"), "{said}");
+}

@@ -26,10 +26,12 @@ struct Break {
     mend: Mend,
     /// What the person who broke it must tidy up himself.
     tidy: &'static str,
+    /// What the message must say besides.
+    word: &'static str,
 }
 
 fn by(script: impl Into<String>, node: &'static str, wire: &'static str, kind: &'static str, mend: Mend) -> Break {
-    Break { by: script.into(), node, wire, kind, mend, tidy: "" }
+    Break { by: script.into(), node, wire, kind, mend, tidy: "", word: "" }
 }
 
 /// Breaks a small world in each of the ways, and proves for each: `audit` exits 3 and names node, wire and kind, in JSON and
@@ -37,10 +39,16 @@ fn by(script: impl Into<String>, node: &'static str, wire: &'static str, kind: &
 /// touched, and that in place where so expected; a second `up` and `audit` find nothing.
 fn each_is_named_and_mended(breaks: &[Break]) {
     let world = small();
+    each(breaks, |host, wired, case| is_named_and_mended(&world, host, wired, case));
+}
+
+/// One after the other on a wired host; after one that fails, on another.
+fn each(breaks: &[Break], is_right: impl Fn(&Host, &Dump, &Break)) {
+    let world = small();
     let (mut host, wired) = world.up();
     let mut failed = Vec::new();
     for case in breaks {
-        if catch_unwind(AssertUnwindSafe(|| is_named_and_mended(&world, &host, &wired, case))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| is_right(&host, &wired, case))).is_err() {
             eprintln!("^^^ after `{}`\n", case.by);
             failed.push(&*case.by);
             host = world.up().0;
@@ -54,9 +62,8 @@ fn is_named_and_mended(world: &World, host: &Host, wired: &Dump, case: &Break) {
     host.sh(&case.by);
 
     let audit = host.wire(&["--json", "audit"]).expect(3).json();
-    let deviation = deviation(&audit, case.node, case.wire, case.kind);
-    let message = text(&deviation["message"]);
-    let names = |text: &str| text.contains(case.wire) && text.contains(case.node);
+    let message = message(&audit, case.node, case.wire, case.kind, case.word);
+    let names = |text: &str| text.contains(case.wire) && text.contains(case.node) && text.contains(case.word);
     assert!(names(&message), "the message names node and wire: {message}");
     let said = host.wire(&["audit"]).expect(3).stdout;
     assert!(said.lines().any(names), "audit tells people: {said}");
@@ -69,7 +76,11 @@ fn is_named_and_mended(world: &World, host: &Host, wired: &Dump, case: &Break) {
         Remade(wires) => wires,
     };
     let about = |change: &Value| broken.iter().any(|wire| change.to_string().contains(wire));
-    assert!(case.wire.is_empty() || changes.iter().any(about), "the plan is about {broken:?}: {plan}");
+    // One change mends all that is wrong with the rules of a node.
+    let about_rules =
+        |change: &Value| case.kind == "rules" && change["node"] == case.node && change["action"] == "load";
+    let is_about = |change: &Value| case.wire.is_empty() || about_rules(change) || about(change);
+    assert!(changes.iter().any(is_about), "the plan is about {broken:?}: {plan}");
 
     let up = host.wire(&["--json", "up"]).expect(0).json();
     assert_eq!(up["failed"], json!([]), "{up}");
@@ -81,12 +92,23 @@ fn is_named_and_mended(world: &World, host: &Host, wired: &Dump, case: &Break) {
         assert!(may_be_new || before[&end] == index, "{end:?} was made anew");
     }
 
-    let monitors = world.monitors(host);
+    let (monitors, handles) = (world.monitors(host), world.handles(host));
     let again = host.wire(&["--json", "up"]).expect(0).json();
     assert_eq!(again["done"], json!([]), "the second up: {again}");
     expect_silence(&monitors, "the second up");
+    assert_eq!(world.handles(host), handles, "the second up made rules anew");
     let audit = host.wire(&["--json", "audit"]).expect(0).json();
     assert_eq!(audit["deviations"], json!([]));
+}
+
+/// What is said of one of these deviations with a word in it.
+#[track_caller]
+fn message(audit: &Value, node: &str, wire: &str, kind: &str, word: &str) -> String {
+    let of = |d: &&Value| d["node"] == node && d["wire"].as_str().unwrap_or_default() == wire;
+    let deviations = audit["deviations"].as_array().expect("deviations").iter().filter(of);
+    let messages = deviations.filter(|d| kind.split('|').any(|kind| d["kind"] == kind)).map(|d| text(&d["message"]));
+    let found = messages.into_iter().find(|message| message.contains(word));
+    found.unwrap_or_else(|| panic!("no `{kind}` of {wire} at {node} with `{word}` in {audit:#}"))
 }
 
 /// The deviation of a kind (or one of several, as in `missing|peer`) at a node, on a wire (empty: on none).
@@ -183,21 +205,21 @@ fn exchanged_peers_are_told_apart() {
          ip -n shop link set eth0 alias wire:edge-shop-and-its-till
          settle() {{
            nsenter --net=/run/netns/$1 sh -ec \"cd /proc/sys/net; echo 1 >ipv6/conf/$2/disable_ipv6
-             cd ipv4/conf/$2; echo 2 >arp_ignore; echo 2 >arp_announce; echo 1 >rp_filter; echo 0 >forwarding
+             cd ipv4/conf/$2; echo 2 >arp_ignore; echo 2 >arp_announce; echo 1 >rp_filter; echo $4 >forwarding
              for key in accept_redirects send_redirects accept_source_route route_localnet proxy_arp; do echo 0 >\\$key; done\"
            ip -n $1 address add $3/31 dev $2
            ip -n $1 link set $2 up
          }}
-         settle edge edge-web 172.16.1.0
-         settle edge {long} 172.16.2.0
-         settle web eth0 172.16.1.1
-         settle shop eth0 172.16.2.1
+         settle edge edge-web 172.16.1.0 1
+         settle edge {long} 172.16.2.0 1
+         settle web eth0 172.16.1.1 0
+         settle shop eth0 172.16.2.1 0
          ip -n web route add 10.100.0.0/24 via 172.16.1.0 dev eth0 proto 119
          ip -n shop route add 10.100.0.0/24 via 172.16.2.0 dev eth0 proto 119
          ip -n shop route add default via 172.16.2.0 dev eth0 proto 119"
     ));
     host.dump().expect(&wired, "the exchanged wires look right");
-    assert!(!host.ping("web", "172.16.1.0"));
+    assert!(!host.reaches("edge", "172.16.1.1", 80));
     let audit = host.wire(&["--json", "audit"]).expect(3).json();
     deviation(&audit, "edge", "edge-web", "peer");
     deviation(&audit, "edge", "edge-shop-and-its-till", "peer");
@@ -327,7 +349,39 @@ fn settings_are_mended_in_place() {
         breaks.push(by(set("edge", format!("ipv4/conf/all/{key}"), value), "edge", "", "setting", InPlace));
     }
     breaks.push(by(set("edge", "ipv4/conf/edge-web/rp_filter".into(), "2"), "edge", "edge-web", "setting", InPlace));
+    // Where packets pass it is forwarding that is off which is wrong.
+    breaks.retain(|case| !case.by.contains("host-edge/forwarding"));
+    for (node, device, wire) in [
+        ("host", "host-edge", "host-edge"),
+        ("edge", "host-edge", "host-edge"),
+        ("edge", "edge-web", "edge-web"),
+        ("host", "eth0", ""),
+        ("edge", "default", ""),
+    ] {
+        breaks.push(by(set(node, format!("ipv4/conf/{device}/forwarding"), "0"), node, wire, "setting", InPlace));
+    }
+    for (node, device) in [("shop", "shop-web-database"), ("web", "shop-web-database")] {
+        let device = format!("$(ls /proc/sys/net/ipv4/conf | grep ^{})", &device[..6]);
+        let key = format!("ipv4/conf/{device}/forwarding");
+        breaks.push(by(set(node, key, "1"), node, "shop-web-database", "setting", InPlace));
+    }
     each_is_named_and_mended(&breaks);
+}
+
+/// Forwarding of a whole hub switched on and off again takes along every device that must forward, and one plan says all.
+#[test]
+fn forwarding_of_a_whole_namespace_is_mended_at_once() {
+    let world = small();
+    let (host, wired) = world.up();
+    for value in ["1", "0"] {
+        host.set_sysctl("edge", "ipv4/conf/all/forwarding", "1");
+        host.set_sysctl("edge", "ipv4/conf/all/forwarding", value);
+        let plan = host.wire(&["--json", "plan"]).expect(3).json();
+        let up = host.wire(&["--json", "up"]).expect(0).json();
+        assert_eq!(up["done"], plan["changes"], "up does what plan says");
+        host.dump().expect(&wired, "mended");
+        host.wire(&["audit"]).expect(0);
+    }
 }
 
 /// A loose `rp_filter` of the whole namespace would undo that of an end: it is tightened, and put back by `down`.
@@ -357,6 +411,146 @@ fn settings_of_ipv6_are_mended_in_place() {
     let mut breaks: Vec<Break> = one.map(|key| by(set(key, "1"), "web", wire, "ipv6", InPlace)).into();
     breaks.push(by(set("disable_ipv6", "1"), "web", wire, "ipv6", InPlace));
     each_is_named_and_mended(&breaks);
+}
+
+/// Words for those who break rules: what finds a rule, one goes, a chain goes with all it holds.
+const WORDS: &str = r#"
+wire="inet wire"
+handle() { nft -a list chain $wire "$1" | grep -e "$2" | tail -n 1 | sed 's/.* # //'; }
+drop() { nft delete rule $wire "$1" $(handle "$1" "$2"); }
+lose() { nft flush chain $wire "$1"; nft delete chain $wire "$1"; }
+"#;
+
+/// Breaks the rules of a node; the deviation must say a word.
+fn rules(node: &'static str, wire: &'static str, word: &'static str, script: &str) -> Break {
+    let at = if node == "host" { String::new() } else { format!("nsenter --net=/run/netns/{node} ") };
+    Break { word, ..by(format!("{at}sh -es <<'END'\n{WORDS}{script}\nEND"), node, wire, "rules", InPlace) }
+}
+
+/// Whatever is done to the rules of a node is named by chain or set and by wire, and mended without touching a device.
+#[test]
+fn rules_are_mended_in_place() {
+    let web = |word, script: &str| rules("web", "edge-web", word, script);
+    let edge = |word, script: &str| rules("edge", "", word, script);
+    let of_wire = |word, script: &str| rules("edge", "edge-web", word, script);
+    let host = |word, script: &str| rules("host", "", word, script);
+    are_mended_and_keep_their_counts(&[
+        // Rules that are gone.
+        web("lacks the rule `ip saddr 172.16.1.0", r#"drop in.edge-web 'open tcp/80"'"#),
+        web("in.edge-web lacks the rule `goto", "drop in.edge-web '^.*goto'"),
+        of_wire("out.edge-web", "nft flush chain $wire out.edge-web"),
+        of_wire("denied.edge-web lacks", "drop denied.edge-web counter"),
+        edge("chain input lacks", "drop input vmap"),
+        edge("chain output lacks the rule `counter drop`", "drop output counter"),
+        rules("shop", "", "chain related", "drop related icmpv6"),
+        host("prerouting", "drop prerouting 'publish tcp/80'"),
+        host("postrouting", "drop postrouting masquerade"),
+        rules("host", "host-edge", "outside.host-edge", "drop outside.host-edge dnat"),
+        rules("vault", "", "chain input lacks", "drop input counter"),
+        // Rules that are too many.
+        web("in.edge-web has the rule `accept`", "nft add rule $wire in.edge-web accept"),
+        web("tcp dport 22", "nft insert rule $wire in.edge-web tcp dport 22 accept"),
+        web("in.edge-web has the rule", "nft insert rule $wire in.edge-web meta mark 7 accept"),
+        web("in.edge-web has the rule", "nft insert rule $wire in.edge-web jump { accept \\; }"),
+        web("not to be there", "nft add rule $wire in.edge-web goto denied.edge-web"),
+        edge("chain input has the rule `accept`", "nft insert rule $wire input accept"),
+        edge("chain forward has", "nft insert rule $wire forward counter accept"),
+        rules("vault", "", "chain output has", "nft insert rule $wire output accept"),
+        // Rules that are others, or stand elsewhere.
+        web(
+            "tcp dport 81",
+            r#"nft replace rule $wire in.edge-web $(handle in.edge-web 'open tcp/80"') tcp dport 81 accept"#,
+        ),
+        web(
+            "in.edge-web lacks",
+            r#"nft replace rule $wire in.edge-web $(handle in.edge-web 'open tcp/80"') \
+               ip saddr 172.16.1.0 ip daddr 172.16.1.1 tcp dport 80 ct state new accept"#,
+        ),
+        web("not in their order", "drop in.edge-web '^.*goto'; nft insert rule $wire in.edge-web goto denied.edge-web"),
+        // Sets and maps.
+        edge("inside lacks 172.16.1.0", "nft delete element $wire inside { 172.16.1.0/31 }"),
+        edge("private has 8.8.8.8", "nft add element $wire private { 8.8.8.8 }"),
+        edge(
+            "private",
+            "nft delete element $wire private { 10.0.0.0/8 }; nft add element $wire private { 10.0.0.0/9 }",
+        ),
+        edge("forward lacks", "nft flush map $wire forward"),
+        edge(
+            "edge-web in set input",
+            r#"nft delete element $wire input { '"edge-web" : goto in.edge-web' }
+               nft add element $wire input { '"edge-web" : goto in.host-edge' }"#,
+        ),
+        edge("input has eth9", r#"nft add element $wire input { '"eth9" : accept' }"#),
+        // The whole table, and its ways in.
+        of_wire("in.edge-web", "nft flush table $wire"),
+        edge("there are none", "nft delete table $wire"),
+        edge("dormant", "nft add table $wire { flags dormant\\; }"),
+        edge("chain input is not entered", "nft chain $wire input { policy accept\\; }"),
+        edge("chain forward is missing", "lose forward"),
+        edge(
+            "chain forward is not entered",
+            "lose forward; nft add chain $wire forward { type filter hook forward priority 10\\; policy drop\\; }",
+        ),
+        of_wire(
+            "in.edge-web is missing",
+            r#"nft delete element $wire input { '"edge-web" : goto in.edge-web' }; lose in.edge-web"#,
+        ),
+        of_wire("in.edge-web is missing", "nft rename chain $wire in.edge-web mine"),
+        // What somebody keeps in it.
+        edge("mine", "nft add chain $wire mine"),
+        edge("mine", "nft add chain $wire mine { type filter hook input priority -5\\; policy accept\\; }"),
+        edge("mine", "nft add set $wire mine { type ipv4_addr\\; }"),
+        edge("mine", "nft add map $wire mine { type ifname : verdict\\; }"),
+        edge("mine", "nft add counter $wire mine"),
+        edge("mine", "nft add quota $wire mine { over 10 mbytes \\; }"),
+        // Counters.
+        of_wire(
+            "counter denied.edge-web is missing",
+            "nft flush chain $wire denied.edge-web; nft delete counter $wire denied.edge-web",
+        ),
+    ]);
+}
+
+/// What was denied before is still counted when the rules have been mended, but for what was counted in a table or a counter
+/// that somebody has deleted.
+fn are_mended_and_keep_their_counts(breaks: &[Break]) {
+    let world = small();
+    let counts = |host: &Host| {
+        let audit = host.wire(&["--json", "audit"]).expect(0).json();
+        let wires = audit["wires"].as_array().expect("wires").iter();
+        wires.map(|wire| (text(&wire["name"]), wire["denied"].as_u64().expect("a number"))).collect::<Vec<_>>()
+    };
+    each(breaks, |host, wired, case| {
+        for wire in &world.wires {
+            for end in [0, 1] {
+                assert!(!host.ping(wire.ends[end].0, wire.ends[1 - end].2));
+            }
+        }
+        let before = counts(host);
+        assert!(before.iter().all(|(_, denied)| *denied >= 2), "{before:?}");
+        is_named_and_mended(&world, host, wired, case);
+        if !["delete table", "delete counter"].iter().any(|lost| case.by.contains(lost)) {
+            assert_eq!(counts(host), before);
+        }
+    });
+}
+
+/// A wire whose rules are not as they are to be is drifting, at both ends' word; the rules of a node are those of all its wires.
+#[test]
+fn a_wire_without_its_rules_is_drifting() {
+    let world = small();
+    let (host, _) = world.up();
+    let drifting = || {
+        let audit = host.wire(&["--json", "audit"]).expect(3).json();
+        let wires = audit["wires"].as_array().expect("wires").iter().filter(|wire| wire["state"] == "drift");
+        wires.map(|wire| text(&wire["name"])).collect::<Vec<_>>()
+    };
+    host.sh("nsenter --net=/run/netns/web nft flush chain inet wire in.edge-web");
+    assert_eq!(drifting(), ["edge-web"]);
+    host.sh("nsenter --net=/run/netns/web nft delete table inet wire");
+    assert_eq!(drifting(), ["edge-web", "shop-web-database"]);
+    host.wire(&["up"]).expect(0);
+    host.wire(&["audit"]).expect(0);
 }
 
 /// A file that changed: `up` turns what the old one made into what it makes from nothing with the new one, says so

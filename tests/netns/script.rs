@@ -72,7 +72,7 @@ fn having_an_eth0_is_not_being_wired() {
     host.sh("ip -n web link add eth0 type bridge; ip -n web link set eth0 up");
     let up = host.wire(&["up"]).expect(1);
     assert!(up.stderr.contains("eth0") && up.stderr.contains("edge-web"), "{}", up.stderr);
-    assert!(host.ping("web", "10.254.1.0"), "its other wire is there");
+    assert!(host.reaches("web", "10.254.1.0", 5432), "its other wire is there");
 }
 
 /// Fault 4: A name of 17 characters was refused by the kernel and nobody looked. Here it finds the device in either namespace,
@@ -86,14 +86,19 @@ fn long_names_find_their_devices() {
     }
     let name = |i: usize| format!("a-name-that-differs-only-at-its-very-end-{i}");
     let wires: String = (0..20)
-        .map(|i| format!("  {{ name = \"{}\", ends = [\"a\", \"b\"], subnet = \"10.9.{i}.0/31\" }},\n", name(i)))
+        .map(|i| {
+            format!(
+                "  {{ name = \"{}\", ends = [\"a\", \"b\"], subnet = \"10.9.{i}.0/31\", allow = [\"tcp/80\"] }},\n",
+                name(i)
+            )
+        })
         .collect();
     let topology = format!("version = 1\nruntime = \"netns\"\nwire = [\n{wires}]\n[module]\nm = [\"a\", \"b\"]\n");
     let host = Host::with(&["a", "b"], &topology);
     host.wire(&["up"]).expect(0);
     for i in 0..20 {
         assert_eq!(text(&host.link("a", &name(i))["addr_info"][0]["local"]), format!("10.9.{i}.0"));
-        assert!(host.ping("b", &format!("10.9.{i}.0")));
+        assert!(host.reaches("a", &format!("10.9.{i}.1"), 80));
     }
 }
 
@@ -121,18 +126,23 @@ fn a_leaf_does_not_forward() {
         host.set_sysctl(node, "ipv6/conf/all/forwarding", "1");
     }
     host.wire(&["up"]).expect(0);
-    for node in ["edge", "web", "shop"] {
+    for node in ["web", "shop"] {
         let on = host.run(node, &["sh", "-c", "grep -l 1 /proc/sys/net/ipv4/conf/*/forwarding"]).stdout;
         assert_eq!(on, "", "forwarding at {node}");
     }
-    // `web` stands between `edge` and `shop`: asked to carry a packet on, it does not.
+    // `web` stands between `edge` and `shop`: asked by them to carry a packet on, it does not, not even without its rules.
     host.sh("ip -n edge route add 10.254.1.0/32 via 172.16.1.1; ip -n shop route add 172.16.1.0/32 via 10.254.1.1");
+    for node in ["edge", "shop", "web"] {
+        host.run(node, &["nft", "delete", "table", "inet", "wire"]).expect(0);
+    }
+    assert!(host.ping("edge", "172.16.1.1") && host.ping("shop", "10.254.1.1"), "they do reach it");
     assert!(!host.ping("edge", "10.254.1.0"));
     assert!(!host.ping("shop", "172.16.1.0"));
 }
 
 /// Faults 6 to 9: It wrote NAT and forward rules on the host: DNAT without a device, forward accept, appended anew each run, a
-/// masquerade that hid clients. Here wiring writes no rule that grows, and the host forwards nothing it did not before.
+/// masquerade that hid clients. Here no rule grows, a port is published on the uplink alone, what leaves is masqueraded towards
+/// it alone, and the host forwards nothing else that it did not before.
 #[test]
 fn the_host_gets_no_rule_twice_and_does_not_forward() {
     for forwarding in ["0", "1"] {
@@ -143,11 +153,16 @@ fn the_host_gets_no_rule_twice_and_does_not_forward() {
         let rules = host.sh("nft list ruleset");
         host.wire(&["up"]).expect(0);
         assert_eq!(host.sh("nft list ruleset"), rules);
-        assert!(!rules.contains("masquerade"), "{rules}");
+        let masquerades: Vec<_> = rules.lines().filter(|rule| rule.contains("masquerade")).collect();
+        assert!(
+            masquerades.len() == 1 && masquerades[0].contains("oifname \"eth0\" ip saddr 192.168.100.1 "),
+            "{masquerades:?}"
+        );
         assert_eq!(host.sysctl("host", "ipv4/conf/all/forwarding"), forwarding);
-        assert_eq!(host.sysctl("host", "ipv4/conf/host-edge/forwarding"), "0");
-        host.sh("ip -n lan route add 192.168.100.0/31 via 192.0.2.2");
+        host.sh("ip -n lan route add 192.168.100.0/31 via 192.0.2.2; ip -n lan route add 172.16.1.0/31 via 192.0.2.2");
+        assert!(host.reaches("lan", "192.0.2.2", 80), "what is published");
         assert!(!host.ping("lan", "192.168.100.1"), "the LAN does not reach a hub");
+        assert!(!host.reaches("lan", "192.168.100.1", 80) && !host.reaches("lan", "172.16.1.1", 80));
     }
 }
 
@@ -245,15 +260,16 @@ fn two_wires_between_the_same_nodes() {
 version = 1
 runtime = "netns"
 wire = [
-  { name = "first", ends = ["a", "b"], subnet = "10.9.0.0/31" },
-  { name = "second", ends = ["b", "a"], subnet = "10.9.0.2/31" },
+  { name = "first", ends = ["a", "b"], subnet = "10.9.0.0/31", allow = ["tcp/80"] },
+  { name = "second", ends = ["b", "a"], subnet = "10.9.0.2/31", allow-back = ["tcp/81"] },
 ]
 [module]
 m = ["a", "b"]
 "#;
     let host = Host::with(&["a", "b"], topology);
     host.wire(&["up"]).expect(0);
-    assert!(host.ping("a", "10.9.0.1") && host.ping("a", "10.9.0.2"));
+    assert!(host.reaches("a", "10.9.0.1", 80) && host.reaches("a", "10.9.0.2", 81));
+    assert!(!host.reaches("a", "10.9.0.1", 81), "each has its own flows");
     host.sh("ip -n a link del first");
     let audit = host.wire(&["--json", "audit"]).expect(3).json();
     deviation(&audit, "a", "first", "missing");

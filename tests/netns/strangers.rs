@@ -69,7 +69,7 @@ fn a_stranger_in_the_way_fails_one_wire() {
         assert!(!failed.is_empty() && failed.iter().all(about), "{by}: {up:#}");
         untouched(&host, &before, by);
         for other in world.wires.iter().filter(|other| other.name != wire) {
-            assert!(host.ping(other.ends[0].0, other.ends[1].2), "{by}: {} is wired", other.name);
+            assert!(world.works(&host, other), "{by}: {} is wired", other.name);
         }
         let audit = host.wire(&["--json", "audit"]).expect(3).json();
         let message = text(&deviation(&audit, node, wire, kind)["message"]);
@@ -196,17 +196,15 @@ fn one_namespace_is_one_node() {
     assert_eq!(after, before);
 }
 
-/// Other people's rules are as they were, whatever `wire` does.
-#[test]
-fn rules_of_others_stay() {
-    let world = small();
-    let host = world.host();
-    let rules = "
+/// Other people's tables, as a firewall, netavark or fail2ban have them.
+const OTHERS: &str = "
 table inet firewall {
+    set known { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, 192.0.2.7 } }
     chain input {
         type filter hook input priority 0; policy accept;
         counter
-        tcp dport 22 accept
+        ip saddr @known tcp dport 22 accept
+        iifname wire counter drop
     }
 }
 table ip nat {
@@ -215,13 +213,115 @@ table ip nat {
         oifname eth0 masquerade
     }
 }
+table ip wire {
+    chain input { type filter hook input priority 5; policy accept; }
+}
+table inet wireless {
+    comment \"wire\"
+    chain in.edge-web { accept; }
+}
 ";
-    host.write("/run/rules", rules);
-    host.sh("nft -f /run/rules; nsenter --net=/run/netns/edge nft -f /run/rules");
+
+/// Every table of somebody else's at a node, with its handles.
+fn tables_of_others(host: &Host, node: &str) -> Vec<String> {
+    let tables = host.run(node, &["nft", "list", "tables"]).expect(0).stdout;
+    let others = tables.lines().filter(|table| *table != "table inet wire");
+    let list = |table: &str| {
+        let words: Vec<&str> = ["nft", "-a", "-s", "list"].into_iter().chain(table.split(' ')).collect();
+        host.run(node, &words).expect(0).stdout
+    };
+    others.map(list).collect()
+}
+
+/// Other people's rules are as they were to the last handle, whatever `wire` does: `up`, another, a repair, `down`; and then
+/// there are only theirs.
+#[test]
+fn rules_of_others_stay() {
+    let world = small();
+    let host = world.host();
+    host.write("/run/rules", OTHERS);
+    let nodes = ["host", "edge", "vault"];
+    for node in nodes {
+        host.run(node, &["nft", "-f", "/run/rules"]).expect(0);
+    }
     let before = host.dump();
-    let rules = |fact: &str| fact.contains(" nft ") && ["firewall", "nat"].iter().any(|table| fact.contains(table));
-    host.wire(&["up"]).expect(0);
-    host.dump().only(rules).expect(&before.only(rules), "up");
+    let others = || nodes.map(|node| tables_of_others(&host, node));
+    let untouched = others();
+    assert!(untouched.iter().all(|tables| tables.len() == 4));
+    for act in [
+        ":",
+        ":",
+        "nft flush table inet wire; nsenter --net=/run/netns/edge nft delete table inet wire",
+        "nsenter --net=/run/netns/vault nft add chain inet wire mine",
+    ] {
+        host.sh(act);
+        host.wire(&["up"]).expect(0);
+        assert_eq!(others(), untouched, "up after `{act}`");
+        host.wire(&["audit"]).expect(0);
+    }
     host.wire(&["down"]).expect(0);
+    assert_eq!(others(), untouched, "down");
     host.dump().expect(&before, "down");
+}
+
+/// A table `inet wire` that is not wire's is named with the line that removes it, and left to the letter; its node gets no wire and
+/// forwards nothing, the others get theirs; `down` leaves it as well. When it goes, the next `up` makes the wires.
+#[test]
+fn a_table_of_the_same_name_is_refused_and_left() {
+    let world = small();
+    for (node, comment) in [("edge", ""), ("web", "comment \"mine\";"), ("vault", "comment \"wired\";"), ("host", "")] {
+        let host = world.host();
+        let table = format!(
+            "table inet wire {{
+                 {comment}
+                 set x {{ type ipv4_addr; }}
+                 chain input {{ type filter hook input priority 0; policy accept; counter; }}
+             }}"
+        );
+        host.write("/run/rules", &table);
+        host.run(node, &["nft", "-f", "/run/rules"]).expect(0);
+        let list = || host.run(node, &["nft", "-a", "-s", "list", "ruleset"]).expect(0).stdout;
+        let (before, theirs) = (host.dump(), list());
+        for _ in 0..2 {
+            let up = host.wire(&["up"]).expect(1);
+            for word in [node, "`inet wire`", "nft delete table inet wire"] {
+                assert!(up.stderr.contains(word), "{node}: `{word}`: {}", up.stderr);
+            }
+            assert_eq!(list(), theirs, "{node}: up");
+            let own = |fact: &str| fact.starts_with(&format!("{node} "));
+            host.dump().only(own).expect(&before.only(own), "no wire, no setting, no rule");
+            for wire in world.wires.iter().filter(|wire| wire.ends.iter().all(|end| end.0 != node)) {
+                assert!(world.works(&host, wire), "{node}: {} is wired", wire.name);
+            }
+        }
+        let audit = host.wire(&["--json", "audit"]).expect(3).json();
+        let refused = audit["deviations"].as_array().expect("deviations").iter().filter(|d| d["kind"] == "refused");
+        let refused: Vec<&Value> = refused.filter(|deviation| deviation["node"] == node).collect();
+        let ends = world.wires.iter().filter(|wire| wire.ends.iter().any(|end| end.0 == node)).count();
+        assert_eq!(refused.len(), ends.max(1), "{audit:#}");
+        host.wire(&["down"]).expect(0);
+        assert_eq!(list(), theirs, "{node}: down");
+        host.dump().expect(&before, "down");
+        host.run(node, &["nft", "delete", "table", "inet", "wire"]).expect(0);
+        host.wire(&["up"]).expect(0);
+        world.observe(&host);
+    }
+}
+
+/// Somebody replaces our table by one of that name while the wires are up: it is named and left, the far ends still deny, and
+/// `down` removes the cables that it can.
+#[test]
+fn a_table_that_was_replaced_is_refused() {
+    let world = small();
+    let (host, _) = world.up();
+    host.run("web", &["nft", "flush", "ruleset"]).expect(0);
+    host.run("web", &["nft", "add", "table", "inet", "wire"]).expect(0);
+    host.wire(&["audit"]).expect(3);
+    let up = host.wire(&["up"]).expect(1);
+    assert!(up.stderr.contains("web") && up.stderr.contains("nft delete table inet wire"), "{}", up.stderr);
+    assert_eq!(host.rules("web"), "table inet wire {\n}\n");
+    assert!(!host.reaches("web", "172.16.1.0", 80) && !host.reaches("web", "10.254.1.0", 80), "two keys");
+    host.wire(&["down"]).expect(0);
+    assert_eq!((host.links("web"), host.links("edge")), (vec!["lo".to_owned()], vec!["lo".to_owned()]));
+    assert_eq!(host.rules("web"), "table inet wire {\n}\n");
 }

@@ -8,7 +8,10 @@
 //!
 //! Elsewhere:
 //! - T3, no IPv6 on a wire for a moment: `ipv6::without_subnet6_there_is_no_ipv6_for_a_moment`.
-//! - T27, T28, T29, T32, packets while rules change: `leak`.
+//! - T41, two wires with one device name: `no_two_wires_have_one_device_name` among the parser's own tests.
+//! - T42, planted files: `boundary::planted_locks_are_refused` and `sets::planted_sets_are_refused`.
+//! - T49, whatever is changed behind `wire`'s back: `repair`, rules (`rules_are_mended_in_place`) and all else.
+//! - T27, T28, T29, packets while rules come, change and go, and T32, talk meanwhile: `leak`.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +20,8 @@ use crate::packet::{Ear, Injector, PATIENCE, Packet, is_root};
 
 mod gate;
 mod link;
+mod time;
+mod trust;
 
 /// A house with one of everything that can be attacked: two hubs, one with clients, leaves of both, a leaf of the host, a wire
 /// between two leaves; published and handed-on ports, ways out, wires with IPv6 and without.
@@ -64,7 +69,7 @@ snat = "192.0.2.25"
 
 const NODES: [&str; 7] = ["edge", "vpn", "web", "shop", "git", "db", "mail"];
 
-/// What stands in for the tunnel of the hub `vpn`: a link to a client of its own namespace.
+/// What stands in for the tunnel of the hub `vpn`, a link to a client in a namespace of its own; and the host's second address.
 const TUNNEL: &str = "
 set -e
 ip netns add phone
@@ -127,7 +132,7 @@ impl House {
 
     /// From the LAN's only other machine to the host.
     #[track_caller]
-    fn from_lan(&self) -> Injector {
+    fn lan(&self) -> Injector {
         Injector::at(&self.host, "lan", "eth0", "192.0.2.2")
     }
 
@@ -157,8 +162,14 @@ impl House {
     /// What a node has denied that no wire knows.
     #[track_caller]
     fn denied_by_nobody(&self, node: &str) -> u64 {
-        let rules = self.rules(node, "denied");
-        let counted = rules.iter().find_map(|(_, rule)| rule.split_once("counter packets ")?.1.split(' ').next());
+        self.counted(node, "denied")
+    }
+
+    /// What the end of a chain has counted.
+    #[track_caller]
+    fn counted(&self, node: &str, chain: &str) -> u64 {
+        let rules = self.rules(node, chain);
+        let counted = rules.iter().rev().find_map(|(_, rule)| rule.split_once("counter packets ")?.1.split(' ').next());
         counted.expect("the last rule counts").parse().expect("a number")
     }
 

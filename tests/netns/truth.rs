@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::host::{Host, text};
 use crate::naive::{FIRST_UPLINK, Naive, Place, Verdict, What};
@@ -16,9 +18,20 @@ use crate::prober::{self, Address, Kind, Probe, Seen, Site};
 pub struct House {
     pub host: Host,
     pub naive: Naive,
-    /// The protocol number that nobody has used here yet: what tracks connections remembers those that passed.
-    odd: u8,
+    /// How many protocol numbers have been used here: what tracks connections remembers those that passed.
+    odd: usize,
 }
+
+/// Protocol numbers that stand for nothing (IANA's registry): 148 to 252.
+const UNASSIGNED: [u8; 105] = {
+    let mut numbers = [148; 105];
+    let mut i = 0;
+    while i < numbers.len() {
+        numbers[i] += i as u8;
+        i += 1;
+    }
+    numbers
+};
 
 /// The namespace of a place.
 fn netns(place: &Place) -> Option<String> {
@@ -50,7 +63,7 @@ pub fn in_namespaces(text: &str) -> String {
 impl House {
     /// Builds everything around a topology, but wires nothing.
     pub fn new(text: &str) -> House {
-        let house = House { host: Host::new(), naive: Naive::read(text), odd: 148 };
+        let house = House { host: Host::new(), naive: Naive::read(text), odd: 0 };
         house.host.topology(&in_namespaces(text));
         house.furnish();
         house
@@ -78,7 +91,7 @@ impl House {
             line(format!("exist {there}"));
             if number > 0 {
                 let pair = format!("ip link add {uplink} type veth peer name {uplink} netns {there}");
-                line(format!("[ -e /sys/class/net/{uplink} ] || {pair}"));
+                line(format!("ip link show {uplink} >/dev/null 2>&1 || {pair}"));
                 line(format!("ip link set {uplink} up; ip -n {there} link set {uplink} up"));
                 line(format!("ip address replace {v4}2/24 dev {uplink}"));
                 line(format!("ip -n {there} address replace {v4}1/24 dev {uplink}"));
@@ -91,7 +104,7 @@ impl House {
         }
         line(format!("ip route replace default via {}1 dev eth0", Naive::uplink(0)[1]));
         for (_, own) in &naive.around.host {
-            line(format!("ip address show to {own} | grep -q . || ip address add {own} dev eth0 {}", nodad(own)));
+            line(format!("ip address show to {own} | grep -q . || ip address add {own} dev eth0 {}", second(own)));
         }
         for (uplink, other) in naive.around.outside.iter().filter(|(uplink, _)| uplink == FIRST_UPLINK) {
             let there = netns(&Place::Outside(uplink.clone())).expect("the outside has a namespace");
@@ -117,62 +130,60 @@ impl House {
         self.host.sh(&script);
     }
 
-    /// The link-local addresses of all wires with IPv6, each as the far end dials it and as its own end has it.
-    fn link_local(&self) -> Vec<(Place, Address, Place, Address)> {
+    /// The link-local addresses of all wires with IPv6, each as the far end dials it and as its own end has it, and whether its
+    /// wire lets everything pass.
+    fn link_local(&self) -> Vec<Local> {
         let mut found = Vec::new();
         for wire in self.naive.file.wire.iter().filter(|wire| wire.subnet6.is_some()) {
-            let links = [0, 1].map(|end| self.host.link(&wire.ends[end], &wire.name));
-            let local = |end: usize| {
-                let addresses = links[end]["addr_info"].as_array().expect("addresses");
-                let local = addresses.iter().find(|address| address["scope"] == "link");
-                let local = local.unwrap_or_else(|| panic!("wire {} has no link-local address", wire.name));
-                text(&local["local"]).parse::<IpAddr>().expect("an address")
-            };
-            let index =
-                |end: usize| links[end]["ifindex"].as_u64().and_then(|i| u32::try_from(i).ok()).expect("an index");
-            for end in [0, 1] {
-                let own = Address { ip: local(end), scope: index(end) };
-                let dialled = Address { ip: local(end), scope: index(1 - end) };
-                let [here, there] = [end, 1 - end].map(|end| Place::Node(wire.ends[end].clone()));
-                found.push((there, dialled, here, own));
+            let ends = [0, 1].map(|end| self.own_link_local(&wire.ends[end], &wire.name));
+            for (here, there) in [(0, 1), (1, 0)] {
+                found.push(Local {
+                    owner: Place::Node(wire.ends[here].clone()),
+                    own: ends[here],
+                    asker: Place::Node(wire.ends[there].clone()),
+                    dialled: Address { scope: ends[there].scope, ..ends[here] },
+                    source: ends[there].ip,
+                    audit: wire.is_audit(),
+                });
             }
         }
         found
     }
 
-    /// Asks everything, and compares.
-    pub fn table(&mut self) -> Table {
+    /// The link-local address of an end, which comes when the carrier has been noticed.
+    fn own_link_local(&self, node: &str, wire: &str) -> Address {
         let start = Instant::now();
-        // The link-local addresses come when the carrier has been noticed.
-        self.host.dump();
+        loop {
+            let link = self.host.link(node, wire);
+            let addresses = link["addr_info"].as_array().expect("addresses");
+            let ready = |address: &&Value| address["scope"] == "link" && address["tentative"] != true;
+            if let Some(address) = addresses.iter().find(ready) {
+                let scope = link["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok()).expect("an index");
+                return Address { ip: text(&address["local"]).parse().expect("an address"), scope };
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "wire {wire} has no link-local address at {node}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn everybody(&self) -> Everybody {
         let places = self.naive.places();
-        let addresses = self.naive.addresses();
-        let local = self.link_local();
-        let ports: BTreeMap<&Place, BTreeSet<u16>> =
-            places.iter().map(|place| (place, self.naive.ports(place))).collect();
+        let ports = places.iter().map(|place| (place.clone(), self.naive.ports(place))).collect();
+        Everybody { addresses: self.naive.addresses(), local: self.link_local(), ports, places }
+    }
+
+    /// Every question, with what the file says of it.
+    fn cells(&self, all: &Everybody) -> Vec<Cell> {
         let mut cells = Vec::new();
-        for from in &places {
-            let own = addresses.get(from);
-            for (to, theirs) in &addresses {
+        for from in &all.places {
+            for (to, theirs) in &all.addresses {
                 // What those around the house say to themselves is no business of a wire.
                 if from == to && !matches!(from, Place::Node(_)) {
                     continue;
                 }
-                let single = ports[to].iter().flat_map(|port| [What::Tcp(*port), What::Udp(*port)]);
-                let whats: Vec<What> = single.chain([What::Echo, What::Odd]).collect();
+                let whats = all.whats(to);
                 for &address in theirs {
-                    let is_host = *to == Place::Node("host".to_owned());
-                    let public = self.naive.around.host.iter().any(|(_, host)| *host == address);
-                    let like = |source: &&IpAddr| source.is_ipv4() == address.is_ipv4();
-                    let sources: Vec<Option<IpAddr>> = match from {
-                        Place::Node(_) => vec![None],
-                        // Who it is matters only where something is published.
-                        Place::Outside(_) if !(is_host && public) => {
-                            own.into_iter().flatten().find(like).map(|source| vec![Some(*source)]).unwrap_or_default()
-                        }
-                        _ => own.into_iter().flatten().filter(like).map(|source| Some(*source)).collect(),
-                    };
-                    for source in sources {
+                    for source in self.sources(all, from, address) {
                         cells.extend(whats.iter().map(|&what| Cell {
                             from: from.clone(),
                             source,
@@ -185,57 +196,75 @@ impl House {
                 }
             }
         }
-        for (from, dialled, owner, _) in &local {
-            let whats = ports[owner].iter().flat_map(|port| [What::Tcp(*port), What::Udp(*port)]);
-            cells.extend(whats.chain([What::Echo, What::Odd]).map(|what| Cell {
-                from: from.clone(),
+        for Local { owner, asker, dialled, source, audit, .. } in &all.local {
+            cells.extend(all.whats(owner).into_iter().map(|what| Cell {
+                from: asker.clone(),
                 source: None,
                 to: *dialled,
                 owner: owner.clone(),
                 what,
-                expected: Verdict::Drop,
+                expected: match audit {
+                    true => Verdict::Pass { at: owner.clone(), port: what.port(), from: Some(*source) },
+                    false => Verdict::Drop,
+                },
             }));
         }
+        cells
+    }
 
-        let raw = self.odd;
-        self.odd += 1;
-        let numbers: BTreeMap<&Place, usize> = places.iter().enumerate().map(|(n, place)| (place, n)).collect();
-        let sites: Vec<Site> = places
-            .iter()
-            .map(|place| {
-                let own = addresses.get(place).into_iter().flatten().map(|&ip| Address { ip, scope: 0 });
-                let local = local.iter().filter(|(_, _, owner, _)| owner == place).map(|(_, _, _, own)| *own);
-                let mut answering = ports[place].clone();
-                for cell in &cells {
-                    match &cell.expected {
-                        Verdict::Pass { at, port, .. } if at == place && *port > 0 => drop(answering.insert(*port)),
-                        _ => {}
-                    }
-                }
-                Site {
-                    name: place.to_string(),
-                    netns: netns(place),
-                    addresses: own.chain(local).collect(),
-                    ports: answering.into_iter().collect(),
-                }
-            })
-            .collect();
-        let probes: Vec<Probe> = cells
-            .iter()
-            .map(|cell| Probe {
-                site: numbers[&cell.from],
-                source: cell.source,
-                to: cell.to,
-                kind: match cell.what {
-                    What::Tcp(_) => Kind::Tcp,
-                    What::Udp(_) => Kind::Udp,
-                    What::Echo => Kind::Echo,
-                    What::Odd => Kind::Raw(raw),
-                },
-                port: cell.what.port(),
-                passes: cell.expected != Verdict::Drop,
-            })
-            .collect();
+    /// The addresses that a place asks from. A node takes its own; who of the outside it is matters only where something is
+    /// published.
+    fn sources(&self, all: &Everybody, from: &Place, to: IpAddr) -> Vec<Option<IpAddr>> {
+        let own = all.addresses.get(from).into_iter().flatten();
+        let alike = own.filter(|source| source.is_ipv4() == to.is_ipv4()).map(|source| Some(*source));
+        match from {
+            Place::Node(_) => vec![None],
+            Place::Outside(_) if !self.naive.is_the_hosts(to) => alike.take(1).collect(),
+            _ => alike.collect(),
+        }
+    }
+
+    /// A protocol number for each odd question. What has no ports cannot be told apart behind an address that several share, so
+    /// each node that goes out by one has a number of its own.
+    fn numbers(&mut self, cells: &[Cell]) -> Vec<u8> {
+        let mut speakers: Vec<&Place> = Vec::new();
+        let mut numbers = Vec::new();
+        for cell in cells {
+            let is_node = matches!(cell.from, Place::Node(_)) && cell.expected != Verdict::Drop;
+            let far = self.naive.is_the_hosts(cell.to.ip) || matches!(cell.owner, Place::Outside(_));
+            let mut number = self.odd;
+            if cell.what == What::Odd && is_node && far {
+                let known = speakers.iter().position(|place| **place == cell.from);
+                number += 1 + known.unwrap_or(speakers.len());
+                speakers.extend(Some(&cell.from).filter(|_| known.is_none()));
+            }
+            numbers.push(UNASSIGNED[number % UNASSIGNED.len()]);
+        }
+        self.odd += 1 + speakers.len();
+        numbers
+    }
+
+    /// Asks everything, and compares.
+    pub fn table(&mut self) -> Table {
+        let start = Instant::now();
+        let all = self.everybody();
+        let cells = self.cells(&all);
+        let numbers = self.numbers(&cells);
+        let sites = all.sites(&cells);
+        let probe = |(cell, number): (&Cell, &u8)| Probe {
+            site: all.places.iter().position(|place| *place == cell.from).expect("everybody has a place"),
+            source: cell.source,
+            to: cell.to,
+            kind: match cell.what {
+                What::Tcp(_) => Kind::Tcp,
+                What::Udp(_) => Kind::Udp,
+                What::Echo => Kind::Echo,
+                What::Odd => Kind::Raw(*number),
+            },
+            port: cell.what.port(),
+            passes: cell.expected != Verdict::Drop,
+        };
+        let probes: Vec<Probe> = cells.iter().zip(&numbers).map(probe).collect();
         let seen = prober::send(&self.host, &sites, &probes);
         let mut table = Table { cells: cells.len(), ..Table::default() };
         for (cell, seen) in cells.iter().zip(&seen) {
@@ -251,9 +280,61 @@ impl House {
     }
 }
 
-/// An address that is there at once.
-fn nodad(address: &IpAddr) -> &'static str {
-    if address.is_ipv6() { "nodad" } else { "" }
+/// Everybody there is to ask and be asked.
+struct Everybody {
+    places: Vec<Place>,
+    addresses: BTreeMap<Place, BTreeSet<IpAddr>>,
+    local: Vec<Local>,
+    ports: BTreeMap<Place, BTreeSet<u16>>,
+}
+
+impl Everybody {
+    /// What a place is asked.
+    fn whats(&self, to: &Place) -> Vec<What> {
+        let ports = self.ports[to].iter().flat_map(|port| [What::Tcp(*port), What::Udp(*port)]);
+        ports.chain([What::Echo, What::Odd]).collect()
+    }
+
+    /// The places with all that anybody might ask or end at there.
+    fn sites(&self, cells: &[Cell]) -> Vec<Site> {
+        let mut ports = self.ports.clone();
+        for cell in cells {
+            if let Verdict::Pass { at, port, .. } = &cell.expected
+                && *port > 0
+            {
+                ports.entry(at.clone()).or_default().insert(*port);
+            }
+        }
+        let site = |place: &Place| {
+            let own = self.addresses.get(place).into_iter().flatten().map(|&ip| Address { ip, scope: 0 });
+            let local = self.local.iter().filter(|local| local.owner == *place).map(|local| local.own);
+            Site {
+                name: place.to_string(),
+                netns: netns(place),
+                addresses: own.chain(local).collect(),
+                ports: ports[place].iter().copied().collect(),
+            }
+        };
+        self.places.iter().map(site).collect()
+    }
+}
+
+/// An address that is there at once, and that nobody leaves by who is not told to.
+fn second(address: &IpAddr) -> &'static str {
+    if address.is_ipv6() { "nodad preferred_lft 0" } else { "" }
+}
+
+/// A link-local address.
+struct Local {
+    owner: Place,
+    /// As its own end has it, and as the far end dials it.
+    own: Address,
+    dialled: Address,
+    /// Who dials it, and from where.
+    asker: Place,
+    source: IpAddr,
+    /// Whether its wire lets everything pass.
+    audit: bool,
 }
 
 /// One question and its answer.
@@ -355,31 +436,26 @@ fn holds(name: &str) {
 }
 
 #[test]
-#[ignore = "`up` does not enforce flows yet"]
 fn pluto_is_as_the_file_says() {
     holds("pluto");
 }
 
 #[test]
-#[ignore = "`up` does not enforce flows yet"]
 fn home_server_is_as_the_file_says() {
     holds("home-server");
 }
 
 #[test]
-#[ignore = "`up` does not enforce flows yet"]
 fn svc_is_as_the_file_says() {
     holds("svc");
 }
 
 #[test]
-#[ignore = "`up` does not enforce flows yet"]
 fn own_private_cloud_is_as_the_file_says() {
     holds("own-private-cloud");
 }
 
 #[test]
-#[ignore = "`up` does not enforce flows yet"]
 fn chown_me_is_as_the_file_says() {
     holds("chown-me");
 }

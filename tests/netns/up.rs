@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::host::{Host, expect_silence, text};
-use crate::world::{End, Route, World, canonical, pluto, small, wire};
+use crate::world::{End, Flow, Forwards, Route, World, canonical, pluto, small, wire};
 
-/// A file becomes exactly its links, marks, addresses, routes and settings, over each of which the far end answers; that is
-/// the very state which the recipe makes by hand, down to the last setting of the last device.
+/// A file becomes exactly its links, marks, addresses, routes and settings, over each of which its flows pass; that is the
+/// very state which the recipe makes by hand, down to the last setting of the last device, but for the wording of the rules.
 #[test]
 fn up_makes_what_the_recipe_makes() {
     for world in [pluto(), small()] {
@@ -24,10 +24,12 @@ fn a_second_up_does_nothing() {
     for world in [pluto(), small()] {
         let (host, wired) = world.up();
         let monitors = world.monitors(&host);
+        let handles = world.handles(&host);
         let trace = ["strace", "-f", "-qq", "-y", "-o", "/run/trace", "-e", "trace=openat,openat2,open,creat"];
         let again = host.wire_under(&trace, &["--json", "up"]).expect(0).json();
         assert_eq!((&again["done"], &again["failed"]), (&json!([]), &json!([])));
         expect_silence(&monitors, "the second up");
+        assert_eq!(world.handles(&host), handles, "no rule was made anew");
         host.dump().expect(&wired, "the second up");
         let trace = host.sh("cat /run/trace");
         let writes =
@@ -164,13 +166,19 @@ fn a_slash_30_is_a_wire() {
     let topology = r#"
 version = 1
 runtime = "netns"
-wire = [{ name = "old-guest", ends = ["a", "b"], subnet = "10.9.0.4/30", allow = ["icmp"] }]
+wire = [{ name = "old-guest", ends = ["a", "b"], subnet = "10.9.0.4/30", allow = ["tcp/80"] }]
 [module]
 m = ["a", "b"]
 "#;
     let mut old = wire("old-guest", End("a", "", "10.9.0.5"), End("b", "", "10.9.0.6"));
     old.prefix = 30;
-    let world = World { topology: topology.into(), nodes: vec!["a", "b"], wires: vec![old], routes: vec![] };
+    let world = World {
+        topology: topology.into(),
+        nodes: vec!["a", "b"],
+        wires: vec![old],
+        flows: flows("10.9.0.6"),
+        ..World::default()
+    };
     let (host, _) = world.up();
     world.observe(&host);
     host.wire(&["audit"]).expect(0);
@@ -182,12 +190,18 @@ fn a_wire_may_name_its_devices() {
     let topology = r#"
 version = 1
 runtime = "netns"
-wire = [{ name = "a-to-b", ends = ["a", "b"], subnet = "10.9.0.0/31", ifname = ["uplink", "eth0"] }]
+wire = [{ name = "a-to-b", ends = ["a", "b"], subnet = "10.9.0.0/31", ifname = ["uplink", "eth0"], allow = ["tcp/80"] }]
 [module]
 m = ["a", "b"]
 "#;
     let named = wire("a-to-b", End("a", "uplink", "10.9.0.0"), End("b", "eth0", "10.9.0.1"));
-    let world = World { topology: topology.into(), nodes: vec!["a", "b"], wires: vec![named], routes: vec![] };
+    let world = World {
+        topology: topology.into(),
+        nodes: vec!["a", "b"],
+        wires: vec![named],
+        flows: flows("10.9.0.1"),
+        ..World::default()
+    };
     let (host, _) = world.up();
     world.observe(&host);
     host.wire(&["audit"]).expect(0);
@@ -200,8 +214,8 @@ fn devices_may_exchange_their_names() {
 version = 1
 runtime = "netns"
 wire = [
-  { name = "first", ends = ["a", "b"], subnet = "10.9.0.0/31", ifname = ["left", "right"] },
-  { name = "second", ends = ["a", "b"], subnet = "10.9.0.2/31", ifname = ["right", "left"] },
+  { name = "first", ends = ["a", "b"], subnet = "10.9.0.0/31", ifname = ["left", "right"], allow = ["tcp/80"] },
+  { name = "second", ends = ["a", "b"], subnet = "10.9.0.2/31", ifname = ["right", "left"], allow = ["tcp/80"] },
 ]
 [module]
 m = ["a", "b"]
@@ -212,8 +226,9 @@ m = ["a", "b"]
             wire("second", End("a", two, "10.9.0.2"), End("b", one, "10.9.0.3")),
         ]
     };
-    let world =
-        World { topology: topology.into(), nodes: vec!["a", "b"], wires: wires(["left", "right"]), routes: vec![] };
+    let flows = [flows("10.9.0.1"), flows("10.9.0.3")].concat();
+    let wired = wires(["left", "right"]);
+    let world = World { topology: topology.into(), nodes: vec!["a", "b"], wires: wired, flows, ..World::default() };
     let (host, _) = world.up();
     world.observe(&host);
     let before = world.indexes(&host);
@@ -230,14 +245,16 @@ fn a_node_may_live_under_another_name() {
     let topology = r#"
 version = 1
 runtime = "netns"
-wire = [{ name = "a-to-b", ends = ["a", "b"], subnet = "10.9.0.0/31" }]
+wire = [{ name = "a-to-b", ends = ["a", "b"], subnet = "10.9.0.0/31", allow = ["tcp/80"] }]
 [module]
 m = ["a", "b"]
 [node.b]
 netns = "elsewhere"
 "#;
     let there = wire("a-to-b", End("a", "", "10.9.0.0"), End("elsewhere", "", "10.9.0.1"));
-    let world = World { topology: topology.into(), nodes: vec!["a", "elsewhere"], wires: vec![there], routes: vec![] };
+    let nodes = vec!["a", "elsewhere"];
+    let world =
+        World { topology: topology.into(), nodes, wires: vec![there], flows: flows("10.9.0.1"), ..World::default() };
     let (host, _) = world.up();
     world.observe(&host);
     host.wire(&["audit"]).expect(0);
@@ -256,8 +273,14 @@ m = ["vpn", "gluetun", "qbittorrent"]
 shares = "gluetun"
 "#;
     let torrent = wire("torrent", End("vpn", "", "10.9.0.0"), End("gluetun", "", "10.9.0.1"));
-    let world =
-        World { topology: topology.into(), nodes: vec!["vpn", "gluetun"], wires: vec![torrent], routes: vec![] };
+    let flows = vec![Flow("vpn", "10.9.0.1", 8080)];
+    let world = World {
+        topology: topology.into(),
+        nodes: vec!["vpn", "gluetun"],
+        wires: vec![torrent],
+        flows,
+        ..World::default()
+    };
     let (host, _) = world.up();
     world.observe(&host);
     host.wire(&["audit"]).expect(0);
@@ -289,7 +312,10 @@ egress = ["tcp/443"]
     ];
     let routes =
         vec![Route("post", "default", "192.168.102.0", "mail"), Route("fetcher", "default", "192.168.102.4", "fetch")];
-    let world = World { topology: topology.into(), nodes: vec!["post", "logger", "fetcher"], wires, routes };
+    let flows = vec![Flow("logger", "192.168.102.2", 514)];
+    let forwards = vec![Forwards("host", "eth0"), Forwards("host", "mail"), Forwards("host", "fetch")];
+    let nodes = vec!["post", "logger", "fetcher"];
+    let world = World { topology: topology.into(), nodes, wires, routes, flows, forwards };
     let (host, _) = world.up();
     world.observe(&host);
 }
@@ -317,11 +343,19 @@ fn a_hub_of_a_hundred_wires() {
         up.stderr
     );
     assert_eq!(host.links("hub").len(), 101);
-    assert!(host.ping("hub", "172.16.99.1") && host.ping("leaf-with-a-name-0", "172.16.0.0"));
-    assert!(!host.ping("leaf-with-a-name-0", "172.16.1.1"), "leaves do not meet");
+    assert!(host.reaches("hub", "172.16.99.1", 80) && host.reaches("hub", "172.16.0.1", 80));
+    assert!(!host.reaches("hub", "172.16.0.1", 81) && !host.reaches("leaf-with-a-name-0", "172.16.0.0", 80));
+    host.sh("ip -n leaf-with-a-name-0 route add default via 172.16.0.0");
+    assert!(!host.reaches("leaf-with-a-name-0", "172.16.1.1", 80), "leaves do not meet");
+    host.sh("ip -n leaf-with-a-name-0 route del default");
     host.wire(&["audit"]).expect(0);
     host.wire(&["down"]).expect(0);
     host.dump().expect(&pristine, "down");
+}
+
+/// That `a` may open the web port of an address.
+fn flows(address: &'static str) -> Vec<Flow> {
+    vec![Flow("a", address, 80)]
 }
 
 fn made(host: &Host, node: &str, wire: &str) -> bool {

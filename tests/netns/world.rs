@@ -35,19 +35,30 @@ pub const fn wire(name: &'static str, first: End, second: End) -> Wire {
 #[derive(Clone, Copy, Debug)]
 pub struct Route(pub &'static str, pub &'static str, pub &'static str, pub &'static str);
 
+/// What somebody may open: a node, the address of a far end and a port of TCP.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow(pub &'static str, pub &'static str, pub u16);
+
+/// A device that forwards: its node, and the wire that it is an end of, or its name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Forwards(pub &'static str, pub &'static str);
+
 /// A topology file and what it must become.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct World {
     pub topology: String,
     /// Every node but the host.
     pub nodes: Vec<&'static str>,
     pub wires: Vec<Wire>,
     pub routes: Vec<Route>,
+    /// One for each wire that lets anything begin, and no echo request for any.
+    pub flows: Vec<Flow>,
+    /// All others do not.
+    pub forwards: Vec<Forwards>,
 }
 
-/// What each device of a wire is set to, below `ipv4/conf/DEVICE` of its namespace.
-pub const SETTINGS: [(&str, &str); 9] = [
-    ("forwarding", "0"),
+/// What each device of a wire is set to, below `ipv4/conf/DEVICE` of its namespace, besides `forwarding`.
+pub const SETTINGS: [(&str, &str); 8] = [
     ("rp_filter", "1"),
     ("arp_ignore", "2"),
     ("arp_announce", "2"),
@@ -108,23 +119,95 @@ impl World {
         ends.map(|(node, wire)| ((node, wire), host.link(node, wire)["ifindex"].as_u64().expect("an index"))).collect()
     }
 
+    /// All rules with their handles: a rule has another when it is made anew, and only then.
+    pub fn handles(&self, host: &Host) -> Vec<String> {
+        let list = ["nft", "-a", "-s", "list", "ruleset"];
+        ["host"].iter().chain(&self.nodes).map(|node| host.run(node, &list).expect(0).stdout).collect()
+    }
+
     /// One monitor at the host and at every node.
     pub fn monitors<'a>(&self, host: &'a Host) -> Vec<Monitor<'a>> {
         ["host"].iter().chain(&self.nodes).map(|node| host.monitor(node)).collect()
+    }
+
+    /// Whether both ends of a wire are up and all its flows pass.
+    pub fn works(&self, host: &Host, wire: &Wire) -> bool {
+        let up =
+            |node| host.run(node, &["ip", "-br", "link", "show", "dev", wire.name, "up"]).stdout.contains("LOWER_UP");
+        let over = |flow: &&Flow| {
+            wire.ends.iter().any(|end| end.2 == flow.1) || wire.ends6.is_some_and(|ends6| ends6.contains(&flow.1))
+        };
+        let mut flows = self.flows.iter().filter(over);
+        wire.ends.iter().all(|end| up(end.0)) && flows.all(|flow| host.reaches(flow.0, flow.1, flow.2))
     }
 
     fn is_wired(&self, node: &str) -> bool {
         self.wires.iter().any(|wire| wire.ends.iter().any(|end| end.0 == node))
     }
 
+    /// Whether a node has rules: every one of the file, and the host where a wire ends.
+    fn is_policed(&self, node: &str) -> bool {
+        node != "host" || self.is_wired(node)
+    }
+
+    fn forwards(&self, node: &str, device: &str) -> &'static str {
+        let known = |forwards: &Forwards| forwards.0 == node && forwards.1 == device;
+        if self.forwards.iter().any(known) { "1" } else { "0" }
+    }
+
+    /// The devices that forward and are no wire's.
+    fn forwarding_besides(&self) -> impl Iterator<Item = &Forwards> {
+        self.forwards.iter().filter(|forwards| self.wires.iter().all(|wire| wire.name != forwards.1))
+    }
+
+    /// The rules of a node in the fewest words: what its flows need and nothing else.
+    fn rules(&self, node: &str) -> String {
+        let ends =
+            || self.wires.iter().flat_map(|wire| [0, 1].map(|end| (wire, end))).filter(|(w, e)| w.ends[*e].0 == node);
+        let is_own = |address: &str| {
+            ends()
+                .any(|(wire, end)| wire.ends[end].2 == address || wire.ends6.is_some_and(|ends6| ends6[end] == address))
+        };
+        let accept = |Flow(_, address, port): &Flow| {
+            let family = if address.contains(':') { "ip6" } else { "ip" };
+            format!("{family} daddr {address} tcp dport {port} accept\n")
+        };
+        let arrives = self.flows.iter().filter(|flow| is_own(flow.1)).map(accept);
+        let leaves = self.flows.iter().filter(|flow| flow.0 == node).map(accept);
+        let any = "ct state established accept\nicmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n";
+        let [mut input, mut forward, mut output] = [any.to_owned(), String::new(), any.to_owned()];
+        input.extend(arrives);
+        output.extend(leaves);
+        let devices: Vec<String> = ends().map(|(wire, end)| format!("\"{}\"", wire.device(end))).collect();
+        for (chain, by) in [(&mut input, "iifname"), (&mut forward, "iifname"), (&mut output, "oifname")] {
+            // The host's own traffic is its own.
+            let free = if node == "host" { format!("!= {{ {} }}", devices.join(", ")) } else { "lo".to_owned() };
+            *chain += &format!("{by} {free} accept\n");
+        }
+        let chain = |name: &str, rules: &str| {
+            format!("chain {name} {{ type filter hook {name} priority 0; policy drop;\n{rules}counter drop; }}\n")
+        };
+        let chains = [chain("input", &input), chain("forward", &forward), chain("output", &output)].concat();
+        format!("table inet wire {{\ncomment \"wire\"\n{chains}}}\n")
+    }
+
     /// Wires a host by hand.
     pub fn recipe(&self, host: &Host) {
         let mut script = String::from("set -e\n");
         let mut line = |text: String| script.extend([&text, "\n"]);
+        for node in ["host"].iter().chain(&self.nodes).filter(|node| self.is_policed(node)) {
+            host.write(&format!("/run/rules.{node}"), &self.rules(node));
+            let at = if *node == "host" { String::new() } else { format!("nsenter --net=/run/netns/{node} ") };
+            line(format!("{at}nft -f /run/rules.{node}; rm /run/rules.{node}"));
+        }
         for node in self.nodes.iter().filter(|node| self.is_wired(node)) {
             let all = SETTINGS_ALL.map(|(key, value)| format!("echo {value} >$all/{key}; ")).concat();
             let rp_filter = "[ $(cat $all/rp_filter) -le 1 ] || echo 1 >$all/rp_filter";
             line(format!("nsenter --net=/run/netns/{node} sh -ec 'all=/proc/sys/net/ipv4/conf/all; {all}{rp_filter}'"));
+        }
+        for Forwards(node, device) in self.forwarding_besides() {
+            let at = if *node == "host" { String::new() } else { format!("nsenter --net=/run/netns/{node} ") };
+            line(format!("{at}sh -c 'echo 1 >/proc/sys/net/ipv4/conf/{device}/forwarding'"));
         }
         for wire in &self.wires {
             let place = [0, 1].map(|end| match wire.ends[end].0 {
@@ -148,14 +231,17 @@ impl World {
                 if device != wire.name {
                     line(format!("ip {n} link property add dev {device} altname {}", wire.name));
                 }
-                let settings = SETTINGS.map(|(key, value)| format!("echo {value} >ipv4/conf/{device}/{key}; "));
+                let forwards = [("forwarding", self.forwards(wire.ends[end].0, wire.name))];
+                let settings = SETTINGS.iter().chain(&forwards);
+                let settings = settings.map(|(key, value)| format!("echo {value} >ipv4/conf/{device}/{key}; "));
+                let settings: String = settings.collect();
                 let settings6 = match wire.ends6 {
                     None => format!("echo 1 >ipv6/conf/{device}/disable_ipv6"),
                     Some(_) => {
                         SETTINGS6.map(|(key, value)| format!("echo {value} >ipv6/conf/{device}/{key}; ")).concat()
                     }
                 };
-                line(format!("{sh} -ec 'cd /proc/sys/net; {}{settings6}'", settings.concat()));
+                line(format!("{sh} -ec 'cd /proc/sys/net; {settings}{settings6}'"));
                 line(format!("ip {n} address add {address}/{} dev {device}", wire.prefix));
                 if let Some(ends6) = wire.ends6 {
                     line(format!("ip {n} address add {}/127 dev {device} nodad", ends6[end]));
@@ -191,10 +277,20 @@ impl World {
                 }
                 assert!(host.sysctl(node, "ipv4/conf/all/rp_filter").as_str() <= "1", "all/rp_filter at {node}");
             }
+            match self.is_policed(node) {
+                true => observe_rules(host, node),
+                false => assert_eq!(host.rules(node), "", "rules at {node}"),
+            }
+        }
+        for Forwards(node, device) in self.forwarding_besides() {
+            assert_eq!(host.sysctl(node, &format!("ipv4/conf/{device}/forwarding")), "1", "{device} at {node}");
+        }
+        for Flow(node, address, port) in &self.flows {
+            assert!(host.reaches(node, address, *port), "{node} does not reach {address}:{port}");
         }
     }
 
-    /// One end: its name, mark, state, addresses and settings, and an answer from the far end. Returns its device name.
+    /// One end: its name, mark, state, addresses and settings, and that no flow is no way. Returns its device name.
     #[track_caller]
     fn observe_end(&self, host: &Host, wire: &Wire, end: usize) -> String {
         let End(node, device, address) = wire.ends[end];
@@ -222,15 +318,15 @@ impl World {
         let seen: BTreeSet<_> = seen.map(|a| (text(&a["local"]), a["prefixlen"].as_u64().expect("a length"))).collect();
         assert_eq!(seen, wanted, "addresses of {at}");
 
-        for (key, value) in SETTINGS {
+        for (key, value) in SETTINGS.into_iter().chain([("forwarding", self.forwards(node, wire.name))]) {
             assert_eq!(host.sysctl(node, &format!("ipv4/conf/{name}/{key}")), value, "{key} of {at}");
         }
         let settings6: &[_] = if wire.ends6.is_some() { &SETTINGS6 } else { &[("disable_ipv6", "1")] };
         for (key, value) in settings6 {
             assert_eq!(host.sysctl(node, &format!("ipv6/conf/{name}/{key}")), *value, "{key} of {at}");
         }
-        assert!(host.ping(node, wire.ends[1 - end].2), "no answer over {at}");
-        assert!(wire.ends6.is_none_or(|ends| host.ping(node, ends[1 - end])), "no answer over IPv6 over {at}");
+        assert!(!host.ping(node, wire.ends[1 - end].2), "an echo over {at}");
+        assert!(wire.ends6.is_none_or(|ends| !host.ping(node, ends[1 - end])), "an echo over IPv6 over {at}");
         name
     }
 
@@ -258,6 +354,34 @@ impl World {
     }
 }
 
+/// The table of a node: the mark, a chain for each way that drops whatever comes to its end by a rule of its own and by its
+/// policy, and no other chain that packets enter by themselves but those that translate.
+#[track_caller]
+fn observe_rules(host: &Host, node: &str) {
+    let listing = host.run(node, &["nft", "-j", "list", "table", "inet", "wire"]).expect(0).json();
+    let list = || listing["nftables"].as_array().expect("a listing").iter();
+    let of = |kind: &'static str| list().filter_map(move |object| object.get(kind));
+    let said = host.rules(node);
+    assert!(said.contains("\n\tcomment \"wire\"\n") && !said.contains("\n\tflags"), "at {node}: {said}");
+    let mut filters = BTreeSet::new();
+    for chain in of("chain").filter(|chain| chain.get("hook").is_some()) {
+        let (name, hook) = (text(&chain["name"]), text(&chain["hook"]));
+        if chain["type"] == "nat" {
+            assert!(
+                ["prerouting", "postrouting"].contains(&&*hook) && chain["policy"] == "accept",
+                "{chain} at {node}"
+            );
+            continue;
+        }
+        assert_eq!((&chain["type"], &chain["prio"], &chain["policy"]), (&json!("filter"), &json!(0), &json!("drop")));
+        let last = of("rule").filter(|rule| rule["chain"] == *name).next_back().expect("a rule");
+        let says = |word: &str| last["expr"].as_array().expect("a list").iter().any(|one| one.get(word).is_some());
+        assert!(says("counter") && says("drop"), "the last rule of {name} at {node}: {last}");
+        assert!(filters.insert(hook), "two chains at one hook: {chain} at {node}");
+    }
+    assert_eq!(filters, ["forward", "input", "output"].map(str::to_owned).into(), "at {node}");
+}
+
 /// The network address of a wire: the first end's for a /31, one below it for a /30.
 fn subnet(wire: &Wire) -> std::net::Ipv4Addr {
     let first: std::net::Ipv4Addr = wire.ends[0].2.parse().expect("an address");
@@ -265,8 +389,9 @@ fn subnet(wire: &Wire) -> std::net::Ipv4Addr {
 }
 
 /// A dump in which the recipe and `wire` agree: hardware addresses, the link-local ones made of them, and hashed device names
-/// are free, so the first two become their mark and the last the wire's own name.
+/// are free, so the first two become their mark and the last the wire's own name. How rules say what they say is free too.
 pub fn canonical(dump: &Dump) -> Dump {
+    let dump = &dump.only(|fact| fact.split(' ').nth(1) != Some("nft"));
     let mut names = BTreeMap::new();
     for fact in &dump.0 {
         if let Some((node, link)) = fact.split_once(" link ") {
@@ -332,7 +457,22 @@ pub fn pluto() -> World {
     nodes.dedup();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/topology/pluto.toml");
     let text = std::fs::read_to_string(path).expect(path);
-    World { topology: in_namespaces(&text), nodes, wires: wires.into(), routes }
+    let ports = [80, 80, 80, 22, 80, 22, 8334, 25565, 7681, 80, 4533, 80];
+    let leaves = wires.iter().filter(|wire| wire.name.starts_with('p'));
+    let mut flows: Vec<_> = leaves.zip(ports).map(|(wire, port)| Flow(wire.ends[0].0, wire.ends[1].2, port)).collect();
+    flows.push(Flow("navidrome-web-client", "10.254.1.0", 4533));
+    // Both host wires publish, the game is handed on, and the VPN's clients use every wire of their hub.
+    let mut forwards = vec![
+        Forwards("host", "eth0"),
+        Forwards("host", "host-pub"),
+        Forwards("host", "host-priv"),
+        Forwards("reverse-proxy-edge", "host-pub"),
+        Forwards("reverse-proxy-edge", "pub-minecraft-server"),
+        Forwards("vpn-edge", "default"),
+    ];
+    let private = wires.iter().filter(|wire| wire.name.starts_with("priv-"));
+    forwards.extend(private.map(|wire| Forwards("vpn-edge", wire.name)));
+    World { topology: in_namespaces(&text), nodes, wires: wires.into(), routes, flows, forwards }
 }
 
 /// A topology of containers as one of named namespaces.
@@ -394,7 +534,21 @@ network = "none"
         Route("shop", "10.100.0.0/24", "172.16.2.0", "eth0"),
         Route("shop", "default", "172.16.2.0", "eth0"),
     ];
-    World { topology: topology.to_owned(), nodes: vec!["edge", "web", "shop", "vault"], wires, routes }
+    let flows = vec![
+        Flow("edge", "172.16.1.1", 80),
+        Flow("edge", "172.16.2.1", 80),
+        Flow("web", "10.254.1.0", 5432),
+        Flow("web", "fd00:254::", 5432),
+    ];
+    let forwards = vec![
+        Forwards("host", "eth0"),
+        Forwards("host", "host-edge"),
+        Forwards("edge", "default"),
+        Forwards("edge", "host-edge"),
+        Forwards("edge", "edge-web"),
+        Forwards("edge", "edge-shop-and-its-till"),
+    ];
+    World { topology: topology.to_owned(), nodes: vec!["edge", "web", "shop", "vault"], wires, routes, flows, forwards }
 }
 
 /// The recipe passes the observations, so an observation that fails is the fault of what is observed.

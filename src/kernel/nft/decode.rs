@@ -1,7 +1,7 @@
 //! What the kernel says of a table, read strictly: an attribute or a flag that wire would not have set makes an expression
 //! unknown and a set one of another type, so that it is never taken for what it only resembles.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use netlink_packet_core::DecodeError;
 
@@ -9,8 +9,8 @@ use super::super::nfnl::{attributes, find, number};
 use super::encode::key_type;
 use super::uapi::{self, chain, data, element, expression, object, rule, set, table, userdata};
 use crate::nft::{
-    Among, Base, Chain, Compare, Ct, Element, Expression, Foreign, Header, Hook, Key, Kind, Leads, Limit, Meta, Rule,
-    Set, TABLE, Target, Text, Type, VERDICT, Value, Verdict,
+    Among, Base, Chain, Compare, Ct, Element, Elements, Expression, Foreign, Header, Hook, Key, Kind, Leads, Limit,
+    Meta, Rule, Set, TABLE, Target, Text, Type, VERDICT, Value, Verdict,
 };
 
 pub fn generation(bytes: &[u8]) -> Option<u32> {
@@ -32,14 +32,20 @@ pub fn head(bytes: &[u8]) -> Head {
 
 /// A chain of wire's table; of another table none.
 pub fn chain(bytes: &[u8]) -> Result<Option<(Text, Result<Chain, Foreign>)>, DecodeError> {
-    if !in_table(bytes, chain::TABLE) {
+    let Some((name, base)) = chain_of(bytes, TABLE)? else { return Ok(None) };
+    if find(bytes, chain::FLAGS).and_then(be32).unwrap_or(0) & chain::BINDING != 0 {
+        return Ok(Some((name.clone(), Err(Foreign::Bound(name)))));
+    }
+    Ok(Some((name, Ok(Chain { base, rules: Vec::new() }))))
+}
+
+/// A chain of a table, with where packets enter it.
+pub fn chain_of(bytes: &[u8], table: &str) -> Result<Option<(Text, Option<Base>)>, DecodeError> {
+    if !in_table(bytes, chain::TABLE, table) {
         return Ok(None);
     }
     let name = name(bytes, chain::NAME)?;
     let flags = find(bytes, chain::FLAGS).and_then(be32).unwrap_or(0);
-    if flags & chain::BINDING != 0 {
-        return Ok(Some((name.clone(), Err(Foreign::Bound(name)))));
-    }
     let base = find(bytes, chain::HOOK).map(|hook| {
         let at = |kind| find(hook, kind).and_then(be32);
         let plain = attributes(hook).count() == 2 && flags & !chain::BASE == 0;
@@ -61,7 +67,7 @@ pub fn chain(bytes: &[u8]) -> Result<Option<(Text, Result<Chain, Foreign>)>, Dec
             drop: find(bytes, chain::POLICY).and_then(be32) == Some(data::DROP as u32),
         }
     });
-    Ok(Some((name, Ok(Chain { base, rules: Vec::new() }))))
+    Ok(Some((name, base)))
 }
 
 /// A set as it is made, without its elements, and whether it has no name of its own.
@@ -72,7 +78,11 @@ pub struct SeenSet {
 }
 
 pub fn set(bytes: &[u8]) -> Result<Option<SeenSet>, DecodeError> {
-    if !in_table(bytes, set::TABLE) {
+    set_of(bytes, TABLE)
+}
+
+pub fn set_of(bytes: &[u8], table: &str) -> Result<Option<SeenSet>, DecodeError> {
+    if !in_table(bytes, set::TABLE, table) {
         return Ok(None);
     }
     let name = name(bytes, set::NAME)?;
@@ -105,7 +115,7 @@ pub fn set(bytes: &[u8]) -> Result<Option<SeenSet>, DecodeError> {
         // An anonymous set is as large as it is full.
         size: if anonymous { 0 } else { size.unwrap_or(0) },
         expiry: find(bytes, set::TIMEOUT).and_then(be64).unwrap_or(0).div_ceil(1000),
-        elements: BTreeMap::new(),
+        elements: Elements::new(),
     };
     Ok(Some(SeenSet { name, anonymous, set }))
 }
@@ -232,7 +242,7 @@ fn before(bytes: &[u8]) -> Value {
 
 /// A named counter with its packets, or another object.
 pub fn object(bytes: &[u8]) -> Result<Option<Result<(Text, u64), Foreign>>, DecodeError> {
-    if !in_table(bytes, object::TABLE) {
+    if !in_table(bytes, object::TABLE, TABLE) {
         return Ok(None);
     }
     let name = name(bytes, object::NAME)?;
@@ -245,7 +255,7 @@ pub fn object(bytes: &[u8]) -> Result<Option<Result<(Text, u64), Foreign>>, Deco
 }
 
 pub fn flow_table(bytes: &[u8]) -> Result<Option<Foreign>, DecodeError> {
-    if !in_table(bytes, object::FLOW_TABLE) {
+    if !in_table(bytes, object::FLOW_TABLE, TABLE) {
         return Ok(None);
     }
     Ok(Some(Foreign::FlowTable(name(bytes, object::FLOW_TABLE_NAME)?)))
@@ -253,7 +263,16 @@ pub fn flow_table(bytes: &[u8]) -> Result<Option<Foreign>, DecodeError> {
 
 /// A rule and the chain that it is the next of. Takes the anonymous sets that it looks into.
 pub fn rule(bytes: &[u8], anonymous: &mut HashMap<Text, Set>) -> Result<Option<(Text, Rule)>, DecodeError> {
-    if !in_table(bytes, rule::TABLE) {
+    rule_of(bytes, TABLE, anonymous)
+}
+
+/// The same of another table.
+pub fn rule_of(
+    bytes: &[u8],
+    table: &str,
+    anonymous: &mut HashMap<Text, Set>,
+) -> Result<Option<(Text, Rule)>, DecodeError> {
+    if !in_table(bytes, rule::TABLE, table) {
         return Ok(None);
     }
     let list = find(bytes, rule::EXPRESSIONS).unwrap_or_default();
@@ -499,11 +518,11 @@ fn verdict(bytes: &[u8]) -> Option<Verdict> {
     })
 }
 
-fn in_table(bytes: &[u8], kind: u16) -> bool {
-    find(bytes, kind).map(words).as_deref() == Some(TABLE)
+fn in_table(bytes: &[u8], kind: u16, table: &str) -> bool {
+    find(bytes, kind).map(words).as_deref() == Some(table)
 }
 
-fn name(bytes: &[u8], kind: u16) -> Result<Text, DecodeError> {
+pub fn name(bytes: &[u8], kind: u16) -> Result<Text, DecodeError> {
     find(bytes, kind).map(words).ok_or_else(|| DecodeError::from("something of a table has no name"))
 }
 
@@ -519,12 +538,12 @@ fn comment(mut bytes: &[u8]) -> Option<Text> {
     None
 }
 
-fn words(bytes: &[u8]) -> Text {
+pub fn words(bytes: &[u8]) -> Text {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into()
 }
 
-fn be32(value: &[u8]) -> Option<u32> {
+pub fn be32(value: &[u8]) -> Option<u32> {
     number(value).map(u32::from_be_bytes)
 }
 

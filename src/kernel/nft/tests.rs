@@ -1,6 +1,7 @@
 //! Tables loaded into the kernel and read back, in namespaces of their own.
 
 mod oracle;
+mod others;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::process::Command;
@@ -108,7 +109,8 @@ fn broad() -> Table {
             (Key::One(Value::device("w.leaf")), goto("in.leaf")),
             (Key::One(Value::device("averylongdevice")), goto("denied.leaf")),
         ]
-        .into(),
+        .into_iter()
+        .collect(),
         ..Set::default()
     };
     let named = |of, elements: Vec<(Key, Element)>| Set {
@@ -232,7 +234,8 @@ fn broad() -> Table {
                     Key::One(Value::address(address("10.0.0.1"))),
                     Element { leads_to: Some(Target::Value(Value::address(address("10.0.0.2")))), expires: None },
                 )]
-                .into(),
+                .into_iter()
+                .collect(),
                 ..Set::default()
             },
         ),
@@ -244,7 +247,8 @@ fn broad() -> Table {
                     Key::Many(vec![Value::address(Ipv6Addr::LOCALHOST.into()), Value::byte(TCP), Value::port(80)]),
                     Element::default(),
                 )]
-                .into(),
+                .into_iter()
+                .collect(),
                 ..Set::default()
             },
         ),
@@ -380,7 +384,8 @@ fn what_cannot_be_changed_is_made_anew() {
         }
         // The set of another type where only the set differs.
         let set = wanted.sets.get_mut("set.x").expect("it is there");
-        (set.timeout, set.elements) = (false, [(range("10.0.0.0", "10.0.0.5"), Element::default())].into());
+        (set.timeout, set.elements) =
+            (false, [(range("10.0.0.0", "10.0.0.5"), Element::default())].into_iter().collect());
         load(&socket, Some(&wanted));
         assert_eq!(table(&socket), wanted);
     });
@@ -594,7 +599,7 @@ fn what_has_expired_is_gone_and_can_come_back() {
                 (range("10.0.0.21", "10.0.0.30"), Element::default()),
                 (range("250.0.0.0", "255.255.255.255"), Element { expires, leads_to: None }),
             ];
-            wanted.sets.get_mut("set.x").expect("it is there").elements = elements.into();
+            wanted.sets.get_mut("set.x").expect("it is there").elements = elements.into_iter().collect();
         };
         set(&mut wanted, Some(1));
         load(&socket, Some(&wanted));
@@ -671,7 +676,7 @@ impl Choice<'_> {
             }
         }
         let key = vec![if ipv4 { Type::Ipv4 } else { Type::Ipv6 }];
-        Set { key, interval: true, timeout: true, elements, ..Set::default() }
+        Set { key, interval: true, timeout: true, elements: elements.into_iter().collect(), ..Set::default() }
     }
 
     fn verdict(&mut self, later: &[Text]) -> Verdict {

@@ -125,6 +125,8 @@ pub mod object {
     pub const DATA: u16 = 4;
     /// `NFT_OBJECT_COUNTER`.
     pub const COUNTER: u32 = 1;
+    /// Those that let some packets go on and others not: `NFT_OBJECT_QUOTA`, `_LIMIT`, `_CONNLIMIT` and `_SYNPROXY`.
+    pub const DECIDE: [u32; 4] = [2, 4, 5, 10];
     /// `enum nft_flowtable_attributes`.
     pub const FLOW_TABLE: u16 = 1;
     pub const FLOW_TABLE_NAME: u16 = 2;
@@ -223,6 +225,35 @@ pub mod expression {
     pub const UPDATE_FLAGS: u16 = 9;
     /// `NFT_DYNSET_F_EXPR`.
     pub const UPDATE_HAS_EXPRESSION: u32 = 2;
+}
+
+/// What only other people's tables have.
+pub mod others {
+    /// `NFPROTO_IPV4` and `NFPROTO_IPV6` (linux/netfilter.h).
+    pub const IPV4: u8 = 2;
+    pub const IPV6: u8 = 10;
+    /// The register that `meta` and `ct` load to.
+    pub const TO: u16 = 1;
+    /// What they set comes from a register, too.
+    pub const META_FROM: u16 = 3;
+    pub const CT_FROM: u16 = 4;
+    /// `enum nft_meta_keys`.
+    pub const META_PROTOCOL: u32 = 1;
+    pub const META_IIF: u32 = 4;
+    pub const META_OIF: u32 = 5;
+    /// `enum nft_ct_keys`, and which way is asked about.
+    pub const CT_DIRECTION: u32 = 1;
+    pub const CT_DESTINATION_PORT: u32 = 12;
+    pub const CT_WAY: u16 = 3;
+    /// `enum nft_range_attributes`; 1 is `NFT_RANGE_NEQ`.
+    pub const RANGE_FROM: u16 = 1;
+    pub const RANGE_HOW: u16 = 2;
+    pub const RANGE_FIRST: u16 = 3;
+    pub const RANGE_LAST: u16 = 4;
+    /// `match` and `target` (linux/netfilter/nf_tables_compat.h).
+    pub const X_NAME: u16 = 1;
+    pub const X_REVISION: u16 = 2;
+    pub const X_INFO: u16 = 3;
 }
 
 /// What nft keeps beside the kernel's own, byte by byte type, length and value (libnftnl, include/libnftnl/udata.h).

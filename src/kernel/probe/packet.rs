@@ -130,7 +130,7 @@ impl Wiretap {
     pub fn on(index: u32) -> nix::Result<Wiretap> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Packet, SockType::Datagram, flags, None)?;
-        bind(socket.as_raw_fd(), &sys::link_address(index, ETH_P_ALL, [0; 6]))?;
+        bind(socket.as_raw_fd(), &sys::link_address(index, ETH_P_ALL, [0; 6])?)?;
         // Receiving is the same for a socket of any kind.
         Ok(Wiretap { socket: socket.into(), index, sent: Vec::new() })
     }
@@ -138,7 +138,7 @@ impl Wiretap {
     /// Puts a packet on the wire.
     pub fn put(&mut self, probe: usize, packet: &[u8], sent: Sent, mac: Mac) -> nix::Result<()> {
         let protocol = if sent.1.source.is_ipv4() { ETH_P_IP } else { ETH_P_IPV6 };
-        let to = sys::link_address(self.index, protocol, mac);
+        let to = sys::link_address(self.index, protocol, mac)?;
         sendto(self.socket.as_raw_fd(), packet, &to, MsgFlags::empty())?;
         self.sent.push((probe, sent));
         Ok(())

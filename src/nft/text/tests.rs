@@ -3,9 +3,11 @@ use std::process::{Command, Stdio};
 
 use ipnetwork::IpNetwork;
 
-use super::super::build::{Side, Way, among};
-use super::super::{Foreign, Text};
+use super::raise::{COMMENT_MAX, PREFIX_MAX};
+use super::words::quoted;
 use super::*;
+use crate::nft::build::{ESTABLISHED, ICMP, ICMPV6, INVALID, NEW, RELATED, Side, TCP, UDP, Way, among};
+use crate::nft::{Among, Compare, Expression as E, Foreign, Header, Limit, Meta, REG, Text, Value, Verdict};
 
 pub(crate) mod property;
 
@@ -178,6 +180,10 @@ fn cases() -> Vec<(Rule, &'static str)> {
             new().record("would.9lives", false).accept(),
             "update @would.9lives { ip saddr . ip daddr . meta l4proto . th dport } accept",
         ),
+        (
+            new().protocols(&[TCP, UDP], true).record("would.9lives", true).accept(),
+            "meta l4proto != { tcp, udp } update @would.9lives { ip saddr . ip daddr . meta l4proto . th sport } accept",
+        ),
         (new().log("wire denied 9lives"), "log prefix \"wire denied 9lives\" group 119"),
         (new().log(""), "log group 119"),
         (new().counted().drop(), "counter drop"),
@@ -346,17 +352,23 @@ fn everything() -> Table {
     let recorded = [Type::Ipv4, Type::Ipv4, Type::Protocol, Type::Service];
     let ports = Set {
         key: vec![Type::Service],
-        elements: [80, 443, 22, 25, 53, 110].map(|port| (Key::One(Value::port(port)), Element::default())).into(),
+        elements: [80, 443, 22, 25, 53, 110]
+            .map(|port| (Key::One(Value::port(port)), Element::default()))
+            .into_iter()
+            .collect(),
         ..Set::default()
     };
     let pair = Key::Many(vec![Value::address("10.0.0.1".parse().unwrap()), Value::port(80)]);
-    let pairs =
-        Set { key: vec![Type::Ipv4, Type::Service], elements: [(pair, Element::default())].into(), ..Set::default() };
+    let pairs = Set {
+        key: vec![Type::Ipv4, Type::Service],
+        elements: [(pair, Element::default())].into_iter().collect(),
+        ..Set::default()
+    };
     let target = Element { leads_to: Some(Target::Value(Value::port(8080))), ..Element::default() };
     let moved = Set {
         key: vec![Type::Service],
         leads_to: Some(Leads::Value(Type::Service)),
-        elements: [(Key::One(Value::port(80)), target)].into(),
+        elements: [(Key::One(Value::port(80)), target)].into_iter().collect(),
         ..Set::default()
     };
     let offices = [

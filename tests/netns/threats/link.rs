@@ -1,5 +1,7 @@
 //! T1 to T12: what a neighbour on the link can say.
 
+use std::slice::from_ref;
+
 use super::{House, until};
 use crate::host::text;
 use crate::packet::{ICMP, ICMPV6, Packet, SYN, TCP, UDP, echo, error, icmp_alone, tcp, udp};
@@ -104,9 +106,9 @@ fn t02_link_local_addresses() {
 
     let packet = udp(&link_local(&house, "edge", "edge-web"), &link_local(&house, "web", "edge-web"), 80);
     house.open("web", "in.edge-web");
-    house.denies("edge-web", &edge, &[packet.clone()], &[&ear]);
+    house.denies("edge-web", &edge, from_ref(&packet), &[&ear]);
     house.take_out("web", "in.edge-web", "ip6 daddr !=");
-    house.denies("edge-web", &edge, &[packet.clone()], &[&ear]);
+    house.denies("edge-web", &edge, from_ref(&packet), &[&ear]);
     house.take_out("web", "in.edge-web", "ip6 saddr !=");
     house.passes(&edge, &packet, &ear);
     house.mended();
@@ -133,7 +135,7 @@ fn t04_addresses_of_other_wires() {
         let others = ["192.168.101.0", "192.0.2.2", "192.0.2.25"].map(|to| udp(own, to, 9));
         house.denies(wire, &house.from(node, wire), &others, &[&at_host]);
     }
-    let lan = house.from_lan();
+    let lan = house.lan();
     let ends = ["192.168.100.0", "192.168.101.0", "192.168.102.0"].map(|to| udp("192.0.2.1", to, 9));
     house.nobody_takes("host", &lan, &ends, &[&at_host]);
     house.passes(&lan, &udp("192.0.2.1", "192.0.2.2", 9), &at_host);
@@ -239,6 +241,13 @@ fn t07_sources_of_others_by_ipv6() {
         honest.send_to(crate::packet::TAG, "[fd00:1::]:443").expect("it may be sent");
         !ear.heard().is_empty()
     });
+    // The kernel makes sure of a neighbour that it knows, and asks for one to whom it forwards, from its link-local address.
+    let before = house.denied("edge-web");
+    let known =
+        || house.host.run("edge", &["ip", "-6", "neigh", "show", "fd00:1::1", "dev", "edge-web"]).expect(0).stdout;
+    house.host.sh("ip -n edge neigh change fd00:1::1 dev edge-web nud probe");
+    until("the far end answers", || known().contains("REACHABLE"));
+    assert_eq!(house.denied("edge-web"), before);
 
     house.open("edge", "in.edge-web");
     house.denies("edge-web", &web, &packets, &[&ear]);

@@ -48,7 +48,7 @@ fn sorted(list: &str) -> String {
 
 /// A table without how long its elements still stay.
 fn for_ever(mut table: Table) -> Table {
-    let elements = table.sets.values_mut().flat_map(|set| set.elements.values_mut());
+    let elements = table.sets.values_mut().flat_map(|set| set.elements.iter_mut().map(|(_, element)| element));
     elements.for_each(|element| element.expires = element.expires.map(|_| 0));
     table
 }

@@ -1,6 +1,6 @@
 //! Whatever a table is, nft reads its text, and says the same.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
@@ -165,7 +165,8 @@ impl Maker {
             15 => rule.not_for_this_host(),
             16 => rule.limit(self.limit()),
             17 => rule.limit_each("rate.1", true, self.limit()),
-            18 => rule.record("would.x", false),
+            18 if self.often() => rule.record("would.x", false),
+            18 => rule.protocols(&[TCP, UDP], true).record("would.x", true),
             _ => rule.log(self.words(90)),
         }
     }

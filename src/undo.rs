@@ -59,8 +59,9 @@ impl Undo {
         undo
     }
 
-    pub fn touches(&self, change: &Change) -> bool {
-        change.wire.as_ref().map_or_else(|| self.rules.contains_key(&change.node), |wire| self.wires.contains_key(wire))
+    /// Whether it touches a wire.
+    pub fn is_about(&self, wire: &Name) -> bool {
+        self.wires.contains_key(wire)
     }
 
     /// The nodes whose settings it changes, with the devices that are no wire's: to be looked at whatever the file says of them.

@@ -1,6 +1,6 @@
 //! From a wanted state to a kernel that holds it: look, take the difference, carry it out, look again. Says what was done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::{self, Ways};
 use crate::error::Error;
@@ -14,7 +14,7 @@ use crate::rules::Rules;
 use crate::sets::{self, Sets};
 use crate::state::State;
 use crate::target::Scope;
-use crate::topology::{Name, Topology};
+use crate::topology::{Device, Name, Topology};
 use crate::voice::{Progress, Voice};
 use crate::why::dial::Contents;
 
@@ -32,16 +32,54 @@ pub fn change(
     voice: &Voice,
     rules: &Rules,
     scope: &Scope,
-    _lock: &Lock,
+    lock: &Lock,
     want: impl Fn(&State) -> State,
 ) -> Result<(Report, State), Error> {
+    change_after(voice, rules, scope, lock, &want, &mut |_, _, _| Ok(()))
+}
+
+/// The same, after somebody has seen what is there, what is wanted and what changes, and does not refuse.
+pub fn change_after(
+    voice: &Voice,
+    rules: &Rules,
+    scope: &Scope,
+    lock: &Lock,
+    want: &dyn Fn(&State) -> State,
+    first: &mut dyn FnMut(&State, &State, &[Change]) -> Result<(), Error>,
+) -> Result<(Report, State), Error> {
+    carry_out(Kernel::open(Some(RunDirectory::open()?))?, voice, rules, scope, lock, want, first)
+}
+
+/// The same for what was there before a change, which may have set devices that the file does not speak of.
+pub fn back(
+    voice: &Voice,
+    rules: &Rules,
+    scope: &Scope,
+    devices: BTreeMap<Name, BTreeSet<Device>>,
+    lock: &Lock,
+    want: &dyn Fn(&State) -> State,
+) -> Result<Report, Error> {
     let mut kernel = Kernel::open(Some(RunDirectory::open()?))?;
+    kernel.look_also(devices);
+    Ok(carry_out(kernel, voice, rules, scope, lock, want, &mut |_, _, _| Ok(()))?.0)
+}
+
+fn carry_out(
+    mut kernel: Kernel,
+    voice: &Voice,
+    rules: &Rules,
+    scope: &Scope,
+    _lock: &Lock,
+    want: &dyn Fn(&State) -> State,
+    first: &mut dyn FnMut(&State, &State, &[Change]) -> Result<(), Error>,
+) -> Result<(Report, State), Error> {
     let mut report = Report::default();
     let mut refused: Vec<(Change, String)> = Vec::new();
     let mut round = 0;
     loop {
         let seen = observe(&mut kernel, rules, scope)?;
-        let Plan { changes, waiting, findings } = plan::diff(&want(&seen), &seen);
+        let wanted = want(&seen);
+        let Plan { changes, waiting, findings } = plan::diff(&wanted, &seen);
         if changes.is_empty() || round == ROUNDS {
             let left: BTreeSet<Option<Name>> = changes.iter().map(|change| change.wire.clone()).collect();
             let failed = |done: &Change| refused.iter().any(|(change, _)| change.is_same(done));
@@ -53,6 +91,10 @@ pub fn change(
             kernel.leave_open();
             return Ok((report, seen));
         }
+        if round == 0 {
+            first(&seen, &wanted, &changes)?;
+        }
+        drop(wanted);
         let plan = Plan { changes, ..Plan::default() };
         let mut progress = Progress::of(voice);
         let refusals = kernel.apply(&plan, &mut |done, total| progress.show(done, total))?;

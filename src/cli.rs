@@ -69,7 +69,12 @@ pub enum Command {
         /// Fail where a wire waits for a node that does not run
         #[arg(long)]
         strict: bool,
+        /// Undo it again after that time (`60s`, `5m`), unless `wire confirm` comes before
+        #[arg(long, value_name = "DURATION")]
+        confirm: Option<String>,
     },
+    /// Keep what `up --confirm` has changed
+    Confirm,
     /// Remove what wire made, and nothing else
     Down(Targets),
     /// List live links and every deviation from the file

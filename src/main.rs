@@ -7,6 +7,7 @@ mod apply;
 #[path = "../tests/netns/cases.rs"]
 mod cases;
 mod cli;
+mod confirm;
 mod desired;
 mod error;
 mod file;
@@ -31,6 +32,7 @@ mod state;
 mod suggest;
 mod target;
 mod topology;
+mod undo;
 mod voice;
 mod why;
 
@@ -75,6 +77,8 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
             voice.print(&String::from_utf8_lossy(&text));
             return Ok(Exit::Done as u8);
         }
+        // What waits is kept whatever the file says by now.
+        Command::Confirm => return Ok(confirm::run(voice)? as u8),
         _ => {}
     }
     let file = cli.topology();
@@ -92,7 +96,10 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
     let exit = match &cli.command {
         Command::Check => check(voice, &path, &text, &topology),
         Command::Plan(targets) => plan(voice, &topology, &scope(targets)?)?,
-        Command::Up { targets, strict } => up(voice, &topology, &scope(targets)?, *strict)?,
+        Command::Up { targets, strict, confirm } => {
+            let term = confirm.as_deref().map(confirm::term).transpose()?;
+            up(voice, &topology, &scope(targets)?, *strict, term)?
+        }
         Command::Down(targets) => down(voice, &topology, &scope(targets)?)?,
         Command::Audit { targets, published } => audit(voice, &path, &topology, &scope(targets)?, *published)?,
         Command::Suggest => suggest(voice, &path, &topology)?,
@@ -105,7 +112,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
             sets::run(voice, &path, &topology, verb, push)?
         }
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
-        Command::Number | Command::Completions { .. } | Command::Man => Exit::Done,
+        Command::Number | Command::Confirm | Command::Completions { .. } | Command::Man => Exit::Done,
     };
     Ok(exit as u8)
 }
@@ -247,15 +254,38 @@ fn not_running(node: &Name) -> Error {
     Error::failed(format!("`{node}` was asked for and does not run")).hint("start it, then run this again")
 }
 
-fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool) -> Result<Exit, Error> {
+fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool, term: Option<u64>) -> Result<Exit, Error> {
     let answers = sets::ask(topology.sets.values());
     let lock = apply::lock(voice)?;
+    if term.is_some() {
+        confirm::none_pending(&lock)?;
+    }
     let ranges = ranges(&sets::renewed(voice, topology, &answers, &lock)?);
     let rules = Rules::of(topology, &ranges);
     let want = |seen: &State| desired::up(topology, &rules, scope, seen);
-    let (mut report, seen) = apply::change(voice, &rules, scope, &lock, want)?;
+    let mut pending = None;
+    let changed = apply::change_after(voice, &rules, scope, &lock, &want, &mut |seen, _, changes| {
+        if let Some(term) = term {
+            pending = Some(confirm::arm(voice, &rules, scope, (seen, changes), term, &lock)?);
+        }
+        Ok(())
+    });
+    let undone_in = pending.map(|pending| pending.seconds());
+    let (mut report, seen) = match changed {
+        Ok(changed) => changed,
+        Err(error) => {
+            voice.undone_in(undone_in);
+            return Err(error);
+        }
+    };
+    report.undone_in = undone_in;
     report.findings.extend(foreign::findings(&rules, scope, &seen));
     voice.report(&report, "up");
+    match term {
+        None => confirm::remind(voice, &lock),
+        Some(_) if undone_in.is_none() => voice.say("nothing was changed, so nothing waits for confirmation"),
+        Some(_) => {}
+    }
     let named = |name: &&Name| scope.named.contains(*name);
     let stopped = seen.waiting.keys().find(named).or(report.waiting.iter().map(|waiting| &waiting.node).find(named));
     if let Some(node) = stopped {
@@ -274,5 +304,6 @@ fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error
     let lock = apply::lock(voice)?;
     let (report, _) = apply::change(voice, &rules, scope, &lock, desired::down)?;
     voice.report(&report, "down");
+    confirm::remind(voice, &lock);
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }

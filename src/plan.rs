@@ -6,7 +6,7 @@ mod renames;
 mod ruled;
 mod strangers;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 

@@ -22,6 +22,8 @@ pub struct Report {
     pub failed: Vec<(Change, String)>,
     pub findings: Vec<Finding>,
     pub waiting: Vec<Waiting>,
+    /// Seconds until all of it is undone again, unless it is confirmed.
+    pub undone_in: Option<u64>,
 }
 
 impl Report {
@@ -245,6 +247,7 @@ pub fn report_json(report: &Report) -> Value {
         "failed": failed,
         "waiting": waiting(&report.waiting),
         "warnings": report.findings.iter().filter(|finding| !finding.blocks).map(warning_json).collect::<Value>(),
+        "undone-in": report.undone_in,
     })
 }
 

@@ -26,6 +26,8 @@ pub struct State {
 /// One network namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Namespace {
+    /// What tells it from every other one until the next boot (`SO_NETNS_COOKIE`). Only ever seen.
+    pub cookie: u64,
     /// The ends of wires, by wire.
     pub ends: BTreeMap<Name, End>,
     /// Whether wires end here that are out of a command's scope. Only ever seen.

@@ -9,6 +9,7 @@ use crate::error::{Error, Exit, Fault};
 use crate::plan::Plan;
 use crate::prove::Proof;
 use crate::report::{self, Paint, Report};
+use crate::sets::duration;
 
 pub fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
@@ -183,7 +184,7 @@ impl Voice {
     pub fn report(&self, report: &Report, verb: &str) {
         if self.json {
             self.print_json(&report::report_json(report));
-            return;
+            return self.undone_in(report.undone_in);
         }
         if !self.quiet {
             self.print(&report::changes(&report.done, self.out));
@@ -201,6 +202,14 @@ impl Voice {
             (done, failed) => {
                 self.say(&format!("{verb}: {} done, {failed} not; running it again is safe", count(done, "change")))
             }
+        }
+        self.undone_in(report.undone_in);
+    }
+
+    /// What is not to be missed: all of it goes again by itself.
+    pub fn undone_in(&self, seconds: Option<u64>) {
+        if let Some(seconds) = seconds {
+            self.say(&format!("undone again in {}, unless `wire confirm` comes before", duration(seconds)));
         }
     }
 }

@@ -143,7 +143,11 @@ impl Kernel {
             };
             let remembered = self.remembered.entry(open.cookie).or_default();
             let path = setting.path(device.as_str());
-            if !remembered.contains_key(&path) {
+            // Where that of all was changed, a device of which nothing is remembered was as all were; one that is switched off
+            // goes back.
+            let all_before = remembered.get(&setting.path("all")).copied().filter(|_| !is_all);
+            let before = all_before.unwrap_or(before);
+            if !remembered.contains_key(&path) && (is_all || (value, before) == (1, 0)) {
                 remembered.extend(off.into_iter().map(|device| (setting.path(&device), 0)));
                 remembered.insert(path, before);
             }
@@ -173,7 +177,8 @@ impl Kernel {
                 let (start, end) = path.split_at(path.len() - "all/".len() - setting.key().len());
                 let same = |path: &String| path.starts_with(start) && path.ends_with(&end["all".len()..]);
                 remembered.retain(|path, _| !same(path));
-            } else if back {
+            } else if back && (value != 0 || !remembered.contains_key(&setting.path("all"))) {
+                // One that was off is to be off again, too, when what is written through to all goes back.
                 remembered.remove(&path);
             }
         }

@@ -2,6 +2,7 @@
 //! It decides nothing; what is right is said by the plan it is given.
 
 mod address;
+pub mod behind;
 #[allow(dead_code, reason = "for the rules of `up`")]
 mod conntrack;
 mod execute;
@@ -14,6 +15,7 @@ mod nfnl;
 mod nft;
 #[allow(dead_code, reason = "for the rules of `up`")]
 mod observe;
+pub mod pending;
 mod podman;
 mod probe;
 mod process;
@@ -58,6 +60,8 @@ pub struct Kernel {
     sysctls: Sysctls,
     run: Option<RunDirectory>,
     remembered: Remembered,
+    /// Nodes whose settings are looked at whatever the file says of them, with devices that are no wire's.
+    also: BTreeMap<Name, BTreeSet<Device>>,
 }
 
 /// One namespace.
@@ -144,7 +148,13 @@ impl Kernel {
             sysctls: Sysctls::default(),
             run,
             remembered,
+            also: BTreeMap::new(),
         })
+    }
+
+    /// From now on looks at the settings of these nodes and devices, too, whatever the file says of them.
+    pub fn look_also(&mut self, also: BTreeMap<Name, BTreeSet<Device>>) {
+        self.also = also;
     }
 
     /// What the namespaces hold now.

@@ -31,6 +31,7 @@ impl Kernel {
             wires: topology.wires_by_node(),
             remembered: &self.remembered,
             others: others(topology),
+            also: &self.also,
             rules,
             descriptors: self.open.iter().map(|(name, open)| (name.clone(), open.netns.as_fd().as_raw_fd())).collect(),
         };
@@ -122,6 +123,7 @@ struct Survey<'a> {
     wires: BTreeMap<&'a Name, Vec<(&'a topology::Wire, usize)>>,
     remembered: &'a Remembered,
     others: BTreeMap<Name, BTreeSet<Device>>,
+    also: &'a BTreeMap<Name, BTreeSet<Device>>,
     /// What the rules are to be, so that what is so is not kept twice.
     rules: &'a Rules<'a>,
     /// The namespaces themselves, held open meanwhile.
@@ -151,7 +153,7 @@ impl Open {
         fars: &mut Vec<Far>,
     ) -> Result<Namespace, Error> {
         let wires = survey.wires.get(node).map(Vec::as_slice).unwrap_or_default();
-        let mut namespace = Namespace::default();
+        let mut namespace = Namespace { cookie: self.cookie, ..Namespace::default() };
         (self.ends, self.strays, self.next_index) = (HashMap::new(), HashMap::new(), 1);
         let cannot = |what: &str| format!("cannot list the {what} of {node}");
         let links = self.socket.dump(&link::list(), link::seen);
@@ -318,11 +320,13 @@ impl Open {
         namespace: &mut Namespace,
     ) -> Result<(), Error> {
         let remembered = survey.remembered.get(&self.cookie);
-        if wires.is_empty() && remembered.is_none() {
+        let also = survey.also.get(node);
+        if wires.is_empty() && remembered.is_none() && also.is_none() {
             return Ok(());
         }
-        let ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
+        let ipv6 = also.is_some() || wires.iter().any(|(wire, _)| wire.subnet6.is_some());
         let mut others = survey.others.get(node).cloned().unwrap_or_default();
+        others.extend(also.into_iter().flatten().cloned());
         others.extend(Device::new("all"));
         let known =
             remembered.into_iter().flatten().filter_map(|(path, value)| Some((Setting::of_path(path)?, *value)));

@@ -20,7 +20,7 @@ const REMEMBERED_MAX: u64 = 16 << 20;
 pub type Remembered = BTreeMap<u64, BTreeMap<String, i32>>;
 
 /// The directory, held open.
-pub struct RunDirectory(Store);
+pub struct RunDirectory(pub(super) Store);
 
 impl RunDirectory {
     /// Opens it, if it is there.

@@ -1,13 +1,17 @@
 //! The system calls that nix lacks, one function each, as thin as can be. The only file with `unsafe`; it decides nothing.
 #![expect(unsafe_code, reason = "raw system calls; each block says why it is sound")]
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{LinkAddr, SockaddrLike};
+use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 /// `PIDFS_IOCTL_MAGIC` and the fourth of its requests (linux/pidfd.h, since 6.11).
 const PIDFD_GET_NET_NAMESPACE: libc::c_ulong = nix::request_code_none!(0xff, 4) as libc::c_ulong;
@@ -136,7 +140,46 @@ pub fn link_address(index: u32, protocol: u16, mac: [u8; 6]) -> nix::Result<Link
 }
 
 /// Divides the process in two.
-pub fn fork() -> nix::Result<nix::unistd::ForkResult> {
-    // SAFETY: the program has started no thread before, so the child finds every lock free.
+pub fn fork() -> nix::Result<ForkResult> {
+    // SAFETY: no other thread runs. Those that work is shared among have been joined by whoever started them, and what starts
+    // threads of its own does so after the last fork. So the child finds every lock free.
     unsafe { nix::unistd::fork() }
+}
+
+/// Divides the process in two, of which the second one does `work` and ends. It has a session of its own, reads and writes
+/// nothing, and has no other descriptor than this one: so it keeps neither a terminal nor a pipe nor a namespace from their end.
+pub fn leave_behind(kept: BorrowedFd, work: &mut dyn FnMut(File)) -> nix::Result<()> {
+    if let ForkResult::Child = fork()? {
+        // Nothing must come back from here into frames that own descriptors which are closed by now.
+        let _ = catch_unwind(AssertUnwindSafe(|| match detached(kept) {
+            Ok(kept) => work(kept),
+            Err(error) => drop(nix::unistd::write(kept, error.to_string().as_bytes())),
+        }));
+        // SAFETY: it ends the process at once; no destructor runs that could use what is not there any more.
+        unsafe { libc::_exit(0) }
+    }
+    Ok(())
+}
+
+/// Lets go of everything but one descriptor.
+fn detached(kept: BorrowedFd) -> io::Result<File> {
+    setsid()?;
+    // SAFETY: no handler is installed, the signal is ignored from now on.
+    unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
+    std::env::set_current_dir("/")?;
+    let kept = kept.try_clone_to_owned()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(null.as_fd())?;
+    dup2_stdout(null.as_fd())?;
+    dup2_stderr(null.as_fd())?;
+    drop(null);
+    let number = kept.as_raw_fd();
+    for (first, last) in [(3, number - 1), (number + 1, libc::c_int::MAX)] {
+        if first <= last {
+            // SAFETY: three integers go in. Whoever owned one of these descriptors is in a frame that nobody comes back to, and
+            // neither uses nor closes it again.
+            Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+    }
+    Ok(kept.into())
 }

@@ -120,6 +120,13 @@ fn refused(node: &Name, wire: Option<&Name>, reason: &str) -> Finding {
 
 type Ends<'a> = BTreeMap<&'a Name, &'a End>;
 
+/// Whether these are two ends that belong together.
+fn is_whole(ends: &Ends) -> bool {
+    let belongs =
+        |(node, end): (&&Name, &&End)| end.far.as_ref().is_some_and(|far| far != *node && ends.contains_key(far));
+    ends.len() == 2 && ends.iter().all(belongs)
+}
+
 /// The ends of each wire, by node.
 fn by_wire(state: &State) -> BTreeMap<&Name, Ends<'_>> {
     let mut wires: BTreeMap<&Name, Ends> = BTreeMap::new();
@@ -137,6 +144,13 @@ impl Plan {
     }
 
     fn wire(&mut self, name: &Name, wanted: &Ends, seen: &Ends, all_seen: &State, written: &Written) {
+        // What is to stay as it is stays, be it half a wire.
+        if !is_whole(seen) && wanted == seen {
+            for (node, end) in seen {
+                self.end(name, node, end, end, &all_seen.namespaces[*node].foreign, written);
+            }
+            return;
+        }
         if wanted.len() < 2 {
             self.remove(name, seen, "it is not to be there");
             return;
@@ -170,12 +184,7 @@ impl Plan {
             self.strangers(name, node, end, &all_seen.namespaces[*node]);
         }
         let in_the_way = |finding: &Finding| finding.kind == "taken" || finding.kind == "overlap";
-        let paired = wanted.keys().all(|node| seen.contains_key(*node))
-            && seen.len() == 2
-            && seen
-                .iter()
-                .all(|(node, end)| end.far.as_ref().is_some_and(|far| far != *node && seen.contains_key(far)));
-        if paired {
+        if wanted.keys().all(|node| seen.contains_key(*node)) && is_whole(seen) {
             for (node, end) in wanted {
                 self.end(name, node, end, seen[node], &all_seen.namespaces[*node].foreign, written);
             }
@@ -217,10 +226,13 @@ impl Plan {
     /// One end whose pair is right: mended in place.
     fn end(&mut self, wire: &Name, node: &Name, wanted: &End, seen: &End, foreign: &Foreign, written: &Written) {
         let mut change = |action, reason: String| self.change(node, Some(wire), action, reason);
-        if wanted.device != seen.device && !foreign.has_device(wanted.device.as_str()) {
-            if seen.altname && wanted.device.as_str() == wire.as_str() {
-                change(Action::Unname, "the device is to be called so itself".to_owned());
-            }
+        let free = wanted.device == seen.device || !foreign.has_device(wanted.device.as_str());
+        if free && seen.altname && !wanted.altname {
+            let itself = wanted.device.as_str() == wire.as_str();
+            let reason = if itself { "the device is to be called so itself" } else { "it had no such name" };
+            change(Action::Unname, reason.to_owned());
+        }
+        if free && wanted.device != seen.device {
             let reason = format!("the device is called `{}`", seen.device);
             change(Action::Rename { from: seen.device.clone(), to: wanted.device.clone() }, reason);
         }
@@ -274,7 +286,7 @@ impl Plan {
         for address in wanted.addresses.difference(&seen.addresses) {
             change(Action::AddAddress(*address), "it is missing".to_owned());
         }
-        if !seen.up {
+        if wanted.up && !seen.up {
             change(Action::Up, "it is down".to_owned());
         }
         let lost = renumbered(wire, wanted, seen, foreign);
@@ -306,6 +318,33 @@ impl Plan {
             };
             !gone.contains(wire) && (to.is_ipv6() || !lost())
         };
+        // A route of IPv6 that goes when that is switched off goes too late for a newborn end, which replaces nothing.
+        let mut too_late = Vec::new();
+        let births = self.changes.iter().filter_map(|change| match &change.action {
+            Action::Create(ends) => Some(ends.iter()),
+            _ => None,
+        });
+        for (node, born) in births.flatten() {
+            let asked = |route: &&Route| {
+                route.to.is_ipv6() && born.routes.iter().any(|one| one.via.is_some() && one.to == route.to)
+            };
+            for (wire, end) in seen.namespaces[node].ends.iter().filter(|(wire, _)| !gone.contains(*wire)) {
+                let off = wanted.namespaces.get(node).and_then(|here| here.ends.get(wire));
+                let off = off.is_some_and(|end| end.settings.get(&Setting::DisableIpv6) == Some(&1));
+                too_late.extend(
+                    end.routes.iter().filter(asked).filter(|_| off).map(|route| (node.clone(), wire.clone(), *route)),
+                );
+            }
+        }
+        for (node, wire, route) in too_late {
+            let action = Action::RemoveRoute(route);
+            let is_same = |change: &Change| {
+                change.action == action && (&change.node, change.wire.as_ref()) == (&node, Some(&wire))
+            };
+            if !self.changes.iter().any(is_same) {
+                self.change(&node, Some(&wire), action, "another wire is to have it");
+            }
+        }
         let mut findings = Vec::new();
         let mut may_have = |node: &Name, wire: Option<&Name>, route: &Route| {
             let Some(Namespace { foreign, .. }) = seen.namespaces.get(node) else { return true };

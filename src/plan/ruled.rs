@@ -34,6 +34,7 @@ impl Plan {
                 let what = "there are none of wire's".to_owned();
                 (table, vec![Difference { wire: None, what }])
             }
+            (Some(table), Some(seen)) if table == seen => return,
             (Some(table), Some(seen)) => (table, differences(table, seen)),
         };
         let Some(first) = differences.first() else { return };

@@ -1,7 +1,7 @@
 //! The difference against whatever a kernel may be found to hold: played onto it in its order, nothing is refused, nothing
 //! foreign is touched, and it holds what is wanted.
 
-mod dice;
+pub mod dice;
 mod linux;
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::target::Scope;
 use crate::topology::{Device, Name, Topology};
 
 /// Plays a plan, or says what was refused.
-fn played(plan: &Plan, seen: &State) -> Result<State, String> {
+pub fn played(plan: &Plan, seen: &State) -> Result<State, String> {
     let mut state = seen.clone();
     for change in &plan.changes {
         play(&mut state, change, seen).map_err(|refusal| format!("{change} ({}): {refusal}", change.reason))?;
@@ -28,7 +28,7 @@ fn played(plan: &Plan, seen: &State) -> Result<State, String> {
     Ok(state)
 }
 
-fn up(topology: &Topology, seen: &State) -> State {
+pub fn up(topology: &Topology, seen: &State) -> State {
     desired::up(topology, &Rules::of(topology, &Ranges::new()), &Scope::everything(topology), seen)
 }
 
@@ -51,7 +51,7 @@ fn assert_order(plan: &Plan) {
 }
 
 /// Without what packets do to a table.
-fn unused(table: &Table) -> Table {
+pub fn unused(table: &Table) -> Table {
     let mut table = table.clone();
     table.counters.values_mut().for_each(|count| *count = 0);
     table.sets.values_mut().filter(|set| set.dynamic).for_each(|set| set.elements.clear());

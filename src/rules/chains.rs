@@ -652,7 +652,7 @@ pub(super) fn number(protocol: Protocol) -> u8 {
 }
 
 /// As many characters as a comment may have: names are longer than the kernel's.
-pub(super) fn clipped(text: &str) -> Text {
+pub fn clipped(text: &str) -> Text {
     text.chars().take(COMMENT_MAX).collect::<String>().into()
 }
 

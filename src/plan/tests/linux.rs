@@ -274,10 +274,12 @@ fn set_all(namespace: &mut Namespace, setting: Setting, value: i32, before: i32)
 fn set_other(namespace: &mut Namespace, place: &(Device, Setting), value: i32, seen: &Namespace) -> Done {
     must(namespace.others.contains_key(place), "ENOENT: no such device")?;
     must(value == 0 || namespace.table.is_some(), "rules come before forwarding")?;
-    if !seen.others_remembered.contains_key(place) {
-        namespace.others_remembered.entry(place.clone()).or_insert(seen.others[place]);
+    let before = namespace.remembered.get(&place.1).copied().unwrap_or(seen.others[place]);
+    if !seen.others_remembered.contains_key(place) && (value, before) == (1, 0) {
+        namespace.others_remembered.entry(place.clone()).or_insert(before);
     }
-    if namespace.others_remembered.get(place) == Some(&value) {
+    let goes_along = value == 0 && namespace.remembered.contains_key(&place.1);
+    if namespace.others_remembered.get(place) == Some(&value) && !goes_along {
         namespace.others_remembered.remove(place);
     }
     namespace.others.insert(place.clone(), value);

@@ -589,9 +589,11 @@ fn print_targets(columns: &[Column], traffic: Option<&Traffic>, binary: &Binary)
         all_met &= met;
         println!("{what:72}  {}", verdict(Some(met)));
     }
-    println!(
-        "\nRatios are medians of those within a round. What processors did says more where the machine had other work too, but\n\
-         not what \"at most\" is about: waiting, and the use of more than one."
-    );
+    if !columns.is_empty() {
+        println!(
+            "\nRatios are medians of those within a round. What processors did says more where the machine had other work too, but\n\
+             not what \"at most\" is about: waiting, and the use of more than one."
+        );
+    }
     all_met
 }

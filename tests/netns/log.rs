@@ -91,6 +91,9 @@ fn wired() -> Host {
     let world = pluto();
     let host = world.host();
     world.recipe(&host);
+    let delete = "nft delete table inet wire 2>/dev/null || :";
+    let nodes = "for path in /run/netns/*; do nsenter --net=$path sh -c";
+    host.sh(&format!("{delete}; {nodes} '{delete}'; done"));
     host
 }
 

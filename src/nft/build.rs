@@ -246,6 +246,14 @@ impl Rule {
         ])
     }
 
+    /// `ct state vmap @map`.
+    pub fn state_by(self, map: &str) -> Rule {
+        self.with([
+            Expression::Ct { key: Ct::State, to: REG },
+            Expression::Lookup { set: Among::Named(map.into()), from: REG, inverted: false, to: Some(VERDICT) },
+        ])
+    }
+
     /// `fib daddr type != local`.
     pub fn not_for_this_host(self) -> Rule {
         self.with([Expression::Fib { result: FIB_TYPE, flags: FIB_DESTINATION, to: REG }])

@@ -44,6 +44,8 @@ pub(super) struct Draft<'d, 'a> {
     pub(super) table: Table,
 }
 
+/// The map of what becomes of answers.
+const ANSWERS: &str = "answers";
 /// What a packet meets that no wire knows.
 const NOBODY: &str = "denied";
 
@@ -118,9 +120,8 @@ impl<'d, 'a> Draft<'d, 'a> {
         }
         if let Some(clients) = rules.clients_of(self.node) {
             let device = clients.device.as_str();
-            let by_state = || [(ESTABLISHED, Verdict::Accept), (RELATED, Verdict::Jump("related".into()))];
-            input.push(Rule::new().device(Way::In, device).by_state(by_state()));
-            output.push(Rule::new().device(Way::Out, device).by_state(by_state()));
+            input.push(Rule::new().device(Way::In, device).state_by(ANSWERS));
+            output.push(Rule::new().device(Way::Out, device).state_by(ANSWERS));
         }
         if let Some(host) = host {
             self.host_ends(&uplinks, &devices, host.policy, circumstances, [&mut input, &mut forward, &mut output]);
@@ -132,6 +133,7 @@ impl<'d, 'a> Draft<'d, 'a> {
             self.chain(name, Chain::base(base, rules.into_iter().chain(end(None))));
         }
         self.chain("related", related());
+        self.states();
         self.chain(NOBODY, Chain::of(end(None)));
     }
 
@@ -238,7 +240,7 @@ impl<'d, 'a> Draft<'d, 'a> {
                 let set = Among::Named(inside.into());
                 list.push(Rule::new().address_in(Side::Source, pair.ipv4, set, false).goto(&denied(wire)));
             }
-            list.extend(by_state(&denied(wire)));
+            list.push(answers());
             for opening in &openings {
                 let on: Vec<&Device> = match &opening.on {
                     Some(device) => vec![device],
@@ -278,7 +280,7 @@ impl<'d, 'a> Draft<'d, 'a> {
             list.push(Rule::new().address(Side::Destination, Compare::Different, &own).goto(&end));
             list.extend(self.strangers(wire, side, pair.ipv4, anybody, &end));
         }
-        list.extend(by_state(&end));
+        list.push(answers());
         for opening in rules.into(wire, side) {
             list.extend(self.open(&opening, None, Verdict::Accept));
         }
@@ -295,7 +297,7 @@ impl<'d, 'a> Draft<'d, 'a> {
             let own = IpNetwork::from(pair.own);
             list.push(Rule::new().address(Side::Source, Compare::Different, &own).goto(&end));
         }
-        list.extend(by_state(&end));
+        list.push(answers());
         for opening in rules.out_of(wire, side) {
             list.extend(self.open(&opening, None, Verdict::Accept));
         }
@@ -360,7 +362,7 @@ impl<'d, 'a> Draft<'d, 'a> {
             let far = IpNetwork::from(pair.far);
             list.push(Rule::new().address(Side::Source, Compare::Different, &far).goto(&denied(wire)));
         }
-        list.extend(by_state(&denied(wire)));
+        list.push(answers());
         let openings = rules.outwards(wire, side);
         let watched = wire.mode == Mode::Audit && rules.speaks(&wire.far(side).node);
         if openings.is_empty() && !watched {
@@ -403,7 +405,7 @@ impl<'d, 'a> Draft<'d, 'a> {
             let set = Among::Named(inside.into());
             list.push(Rule::new().address_in(Side::Source, pair.ipv4, set, false).goto(&denied(wire)));
         }
-        list.extend(by_state(&denied(wire)));
+        list.push(answers());
         for opening in self.rules.handed_through(&wire.ends[side].node) {
             list.extend(self.open(&opening, None, Verdict::Accept));
         }
@@ -434,7 +436,7 @@ impl<'d, 'a> Draft<'d, 'a> {
                 .goto(NOBODY),
             Rule::new().family(!clients.prefix.is_ipv4()).goto(NOBODY),
         ];
-        list.extend(by_state(NOBODY));
+        list.push(answers());
         if !leads.is_empty() {
             self.map("clients", leads);
             list.push(Rule::new().dispatch(Way::Out, "clients"));
@@ -559,6 +561,22 @@ impl<'d, 'a> Draft<'d, 'a> {
         });
     }
 
+    /// What becomes of a packet that belongs to a connection.
+    fn states(&mut self) {
+        let verdicts = [(ESTABLISHED, Verdict::Accept), (RELATED, Verdict::Jump("related".into()))];
+        let element = |verdict| Element { leads_to: Some(Target::Verdict(verdict)), ..Element::default() };
+        let elements = verdicts.into_iter().map(|(state, verdict)| (Key::One(Value::host(state)), element(verdict)));
+        self.table.sets.insert(
+            ANSWERS.into(),
+            Set {
+                key: vec![Type::CtState],
+                leads_to: Some(Leads::Verdict),
+                elements: elements.collect(),
+                ..Set::default()
+            },
+        );
+    }
+
     fn map(&mut self, name: &str, leads: Vec<(&Device, String)>) {
         // What leads from outside to no wire comes back: the host has its own ways.
         let verdict = |chain: String| match chain.as_str() {
@@ -592,14 +610,10 @@ fn end(wire: Option<&Wire>) -> [Rule; 2] {
     }
 }
 
-/// Answers pass, and errors that belong to a connection; what belongs to none is denied. Three rules and no map: the kernel
-/// takes long to name a set of its own in each of a thousand chains, and most packets are answers.
-fn by_state(end: &str) -> [Rule; 3] {
-    [
-        Rule::new().state(ESTABLISHED).accept(),
-        Rule::new().state(RELATED).jump("related"),
-        Rule::new().state(INVALID).goto(end),
-    ]
+/// Answers pass, and errors that belong to a connection. What belongs to none is invalid, and comes to the chain's end: whatever
+/// is let begin has to be new. One map for all chains: the kernel takes long to name a set of its own in each of a thousand.
+fn answers() -> Rule {
+    Rule::new().state_by(ANSWERS)
 }
 
 /// Of what conntrack takes for related, errors of ICMP alone (RFC 792, RFC 4443): no helper opens a port.

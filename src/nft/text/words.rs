@@ -11,7 +11,8 @@ use crate::topology::DEVICE_MAX;
 const BURST: u32 = 5;
 
 /// The names without a dot that wire gives to chains, sets and maps: no keywords of nft.
-const PLAIN: [&str; 13] = [
+const PLAIN: [&str; 14] = [
+    "answers",
     "clients",
     "denied",
     "forward",

@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::nft::{Base, Expression, Hook, Kind, Set, Text, Value};
+use crate::nft::build::NEW;
+use crate::nft::{self, Base, Expression, Hook, Kind, Set, Text, Value};
 use crate::plan::Finding;
 use crate::rules::Rules;
 use crate::state::{Namespace, State};
@@ -20,7 +21,8 @@ mod run;
 mod tests;
 
 use self::line::Line;
-use self::packet::{Packet, Probe, Sets};
+pub use self::packet::Packet;
+use self::packet::{Probe, Sets};
 use self::run::{Outcome, Place};
 
 /// The kinds of what is found here.
@@ -174,6 +176,23 @@ impl Done {
             more => format!("{} and {more} more", said.join(", ")),
         }
     }
+}
+
+/// Whether a packet to or from a namespace may pass wire's own rules there: none stops it for certain, nor hands it on.
+pub fn passes(own: &nft::Table, hook: Hook, packet: &Packet) -> bool {
+    let mut table = Table { sets: own.sets.clone(), ..Table::default() };
+    for (name, chain) in &own.chains {
+        let rule = |rule: &nft::Rule| rule.expressions.iter().cloned().map(Step::Known).collect();
+        table.chains.insert(name.clone(), Chain { base: chain.base, rules: chain.rules.iter().map(rule).collect() });
+    }
+    let comes_by = |base: &Base| match base.kind {
+        // Asked of a connection's first packet alone.
+        Kind::Nat => hook == Hook::Input && base.hook == Hook::Prerouting && packet.state == NEW,
+        _ => base.hook == hook,
+    };
+    let chains = table.chains.iter().filter(|(_, chain)| chain.base.as_ref().is_some_and(comes_by));
+    let mut outcomes = chains.map(|(name, _)| run::base(&table, name, packet));
+    outcomes.all(|outcome| outcome.clone().dropped().is_none() && outcome.translated().is_none())
 }
 
 /// What other people's tables do to what the file lets pass over the wires in scope that are there.

@@ -27,6 +27,7 @@ mod prove;
 mod render;
 mod report;
 mod rules;
+mod session;
 mod sets;
 mod state;
 mod suggest;
@@ -194,9 +195,19 @@ fn plan(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error
     let ranges = ranges(&sets::look(voice, topology)?);
     let rules = Rules::of(topology, &ranges);
     let seen = apply::look(&rules, scope)?;
-    let plan = plan::diff(&desired::up(topology, &rules, scope, &seen), &seen);
+    let wanted = desired::up(topology, &rules, scope, &seen);
+    let plan = plan::diff(&wanted, &seen);
     voice.plan(&plan);
+    warn_of_cut(voice, topology, &seen, &wanted, false);
     Ok(if plan.is_empty() { Exit::Done } else { Exit::Differs })
+}
+
+/// Says beforehand that a change would lock out who asks for it. `by_itself`: it is undone by itself.
+fn warn_of_cut(voice: &Voice, topology: &Topology, seen: &State, wanted: &State, by_itself: bool) {
+    let session = kernel::session::ssh();
+    if let Some(warning) = session.and_then(|session| session.warning(topology, seen, wanted, by_itself)) {
+        voice.warn(&warning);
+    }
 }
 
 fn audit(voice: &Voice, path: &str, topology: &Topology, scope: &Scope, published: bool) -> Result<Exit, Error> {
@@ -264,7 +275,8 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool, term: Opt
     let rules = Rules::of(topology, &ranges);
     let want = |seen: &State| desired::up(topology, &rules, scope, seen);
     let mut pending = None;
-    let changed = apply::change_after(voice, &rules, scope, &lock, &want, &mut |seen, _, changes| {
+    let changed = apply::change_after(voice, &rules, scope, &lock, &want, &mut |seen, wanted, changes| {
+        warn_of_cut(voice, topology, seen, wanted, term.is_some());
         if let Some(term) = term {
             pending = Some(confirm::arm(voice, &rules, scope, (seen, changes), term, &lock)?);
         }

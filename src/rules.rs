@@ -23,7 +23,7 @@ pub use addresses::is_public;
 use addresses::{elements, inside, private};
 use chains::Draft;
 pub use chains::clipped;
-pub use opening::{Beginning, Match, Opening, Openings, Path};
+pub use opening::{Beginning, Match, Opening, Openings, Path, named};
 use opening::{Egress, INSIDE, PRIVATE, Published, Towards, of_family, pairs, ranges_of};
 pub use passage::Passage;
 

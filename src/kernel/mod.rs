@@ -23,6 +23,7 @@ mod program;
 mod route;
 mod rtm;
 pub mod run;
+pub mod session;
 mod share;
 mod socket;
 pub mod store;

@@ -10,6 +10,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::sys;
 
+/// Who started a process, or has taken it over since; none for the first of all.
+pub fn parent(pid: u32) -> Option<u32> {
+    let (parent, _) = parent_and_birth(&fs::read(format!("/proc/{pid}/stat")).ok()?)?;
+    (parent > 0).then_some(parent)
+}
+
 /// What tells the process that is meant from a later one with the same number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {

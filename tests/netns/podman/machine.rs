@@ -31,6 +31,7 @@ const SETUP: &str = r#"
 set -eu
 mount --make-rshared /                          # as init systems have it; podman complains otherwise
 mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm       # the locks of containers that are no more would use up the machine's
 mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup         # crun refuses cgroup v1 and hybrid hosts
 for place in /etc /var/lib; do

@@ -119,6 +119,26 @@ pub struct Host {
     fences: AtomicU32,
 }
 
+impl Drop for Host {
+    /// Whoever was left behind in a session of his own would keep the namespaces.
+    fn drop(&mut self) {
+        let user = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+        let own = user(&self.pid.to_string());
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let name = process.file_name();
+            let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else {
+                continue;
+            };
+            if own.is_some()
+                && user(pid) == own
+                && let Ok(pid) = pid.parse()
+            {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+}
+
 impl Host {
     /// A host with an uplink and nothing else.
     pub fn new() -> Host {

@@ -6,6 +6,7 @@ mod boundary;
 mod cases;
 mod cli;
 mod coexist;
+mod confirm;
 mod crash;
 mod down;
 mod generated;

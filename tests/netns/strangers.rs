@@ -1,5 +1,9 @@
 //! What is not `wire`'s: named when it stands in the way, never touched, and the cause of no other wire's failure.
 
+use nftables::batch::Batch;
+use nftables::schema::{Chain, NfListObject, Rule, Table};
+use nftables::stmt::{Counter, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use serde_json::Value;
 
 use crate::host::{Host, text};
@@ -324,4 +328,40 @@ fn a_table_that_was_replaced_is_refused() {
     host.wire(&["down"]).expect(0);
     assert_eq!((host.links("web"), host.links("edge")), (vec!["lo".to_owned()], vec!["lo".to_owned()]));
     assert_eq!(host.rules("web"), "table inet wire {\n}\n");
+}
+
+/// A firewall that speaks nft's JSON, as firewalld does, keeps its table over `up`, a repair and `down`, to the last handle.
+#[test]
+fn a_table_written_as_json_is_left_alone() {
+    let mut batch = Batch::new();
+    let (family, table) = (NfFamily::INet, "somebodys");
+    batch.add(NfListObject::Table(Table { family, name: table.into(), ..Table::default() }));
+    batch.add(NfListObject::Chain(Chain {
+        family,
+        table: table.into(),
+        name: "guard".into(),
+        _type: Some(NfChainType::Filter),
+        hook: Some(NfHook::Input),
+        prio: Some(-10),
+        policy: Some(NfChainPolicy::Accept),
+        ..Chain::default()
+    }));
+    let expr = vec![Statement::Counter(Counter::Anonymous(None)), Statement::Accept(None)];
+    let (chain, expr) = ("guard".into(), expr.into());
+    batch.add(NfListObject::Rule(Rule { family, table: table.into(), chain, expr, ..Rule::default() }));
+    let rules = serde_json::to_string(&batch.to_nftables()).expect("it is JSON");
+
+    let host = small().host();
+    host.write("/run/somebodys.json", &rules);
+    let list = |node| host.run(node, &["nft", "-a", "-s", "list", "table", "inet", table]).expect(0).stdout;
+    for node in ["host", "edge"] {
+        host.run(node, &["nft", "-j", "-f", "/run/somebodys.json"]).expect(0);
+    }
+    let before = ["host", "edge"].map(list);
+    host.wire(&["up"]).expect(0);
+    host.run("edge", &["nft", "delete", "table", "inet", "wire"]).expect(0);
+    for command in ["up", "down"] {
+        host.wire(&[command]).expect(0);
+        assert_eq!(["host", "edge"].map(list), before, "after {command}");
+    }
 }

@@ -87,7 +87,7 @@ pub enum Step {
     /// Of xtables' `addrtype`: goes on where the destination is of one of these types, as bits by `RTN_*` (linux/rtnetlink.h).
     Destination { types: u16, inverted: bool },
     /// Of xtables' `icmp` and `icmp6`: goes on where the type is this one.
-    IcmpType { kind: u8, inverted: bool },
+    Icmp { kind: u8, inverted: bool },
     /// `reject`: the packet goes no further.
     Reject,
     /// Another address, and no further rule of this chain.

@@ -257,9 +257,9 @@ pub enum Type {
     Ipv6 = 8,
     Protocol = 12,
     Service = 13,
-    IcmpType = 14,
+    Icmp = 14,
     CtState = 26,
-    Icmpv6Type = 29,
+    Icmpv6 = 29,
     IfName = 41,
     /// Any other, or a set that is unlike wire's in another way. Only ever seen.
     Other = 0,
@@ -269,7 +269,7 @@ impl Type {
     /// How many bytes a value of it has.
     pub fn length(self) -> usize {
         match self {
-            Type::Protocol | Type::IcmpType | Type::Icmpv6Type => 1,
+            Type::Protocol | Type::Icmp | Type::Icmpv6 => 1,
             Type::Service => 2,
             Type::Ipv4 | Type::CtState | Type::Other => 4,
             Type::Ipv6 | Type::IfName => 16,

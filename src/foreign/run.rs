@@ -369,7 +369,7 @@ impl<'r> Run<'r> {
                 Some(local) => Holds::of(types & (1 << address_type(local)) != 0).not(*inverted),
                 None => Holds::Perhaps,
             },
-            Step::IcmpType { kind, inverted } => Holds::of(packet.kind == *kind).not(*inverted),
+            Step::Icmp { kind, inverted } => Holds::of(packet.kind == *kind).not(*inverted),
             Step::Nothing => Holds::Yes,
             _ => registers.lose(),
         }

@@ -188,7 +188,7 @@ fn what_only_others_ask_is_judged() {
         (vec![Step::Destination { types: 1 << 2, inverted: false }], Passes),
         (vec![Step::Destination { types: 1 << 1, inverted: false }], Drops),
         (vec![Step::Destination { types: 1 << 2, inverted: true }], Drops),
-        (vec![Step::IcmpType { kind: 8, inverted: true }], Drops),
+        (vec![Step::Icmp { kind: 8, inverted: true }], Drops),
         (vec![flags(), mask(0x12), equal(Value::byte(2))], Drops),
         (vec![flags(), mask(0x12), equal(Value::byte(0x12))], Passes),
         (vec![flags(), mask(0xc0), equal(Value::byte(0))], Unsure),

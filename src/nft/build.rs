@@ -196,7 +196,7 @@ impl Rule {
 
     /// `icmp type { … }`.
     pub fn icmp_types(self, protocol: u8, kinds: &[u8]) -> Rule {
-        let of = if protocol == ICMP { Type::IcmpType } else { Type::Icmpv6Type };
+        let of = if protocol == ICMP { Type::Icmp } else { Type::Icmpv6 };
         let set = among(of, kinds.iter().map(|kind| Value::byte(*kind)));
         self.icmp(protocol).with([ICMP_TYPE]).among(set, false)
     }
@@ -207,7 +207,7 @@ impl Rule {
     }
 
     /// `ip6 hoplimit 255`: it comes from the link itself (RFC 4861, 7.1).
-    pub fn from_the_link(self) -> Rule {
+    pub fn by_a_neighbour(self) -> Rule {
         let hop_limit = Expression::Payload { base: Header::Network, offset: 7, length: 1, to: REG };
         self.family(false).with([hop_limit]).compare(Compare::Equal, Value::byte(255))
     }
@@ -303,12 +303,12 @@ impl Rule {
     }
 
     /// `dnat ip to ADDRESS[:PORT]`.
-    pub fn to_destination(self, address: IpAddr, port: Option<u16>) -> Rule {
+    pub fn dnat(self, address: IpAddr, port: Option<u16>) -> Rule {
         self.nat(false, address, port)
     }
 
     /// `snat ip to ADDRESS`.
-    pub fn from_source(self, address: IpAddr) -> Rule {
+    pub fn snat(self, address: IpAddr) -> Rule {
         self.nat(true, address, None)
     }
 

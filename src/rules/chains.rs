@@ -208,7 +208,7 @@ impl<'d, 'a> Draft<'d, 'a> {
                 (INVALID, Verdict::Goto(NOBODY.into())),
             ]),
             // RFC 4861: neighbours and routers; RFC 2710 and 3810: who listens to which group.
-            Rule::new().from_the_link().icmp_types(ICMPV6, &[134, 135, 136]).accept(),
+            Rule::new().by_a_neighbour().icmp_types(ICMPV6, &[134, 135, 136]).accept(),
             Rule::new().icmp_types(ICMPV6, &[130, 131, 132, 143]).accept(),
             Rule::new().ports_between(UDP, 67, 68).accept().comment("DHCP"),
             Rule::new().family(false).ports_between(UDP, 547, 546).accept().comment("DHCPv6"),
@@ -631,7 +631,7 @@ fn neighbours(address: IpAddr) -> impl Iterator<Item = Rule> {
     let link_local = IpNetwork::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 64);
     [Ok(IpNetwork::from(address)), link_local].into_iter().flatten().map(|from| {
         let rule = Rule::new().address(Side::Source, Compare::Equal, &from);
-        rule.from_the_link().icmp_types(ICMPV6, &[135, 136]).accept()
+        rule.by_a_neighbour().icmp_types(ICMPV6, &[135, 136]).accept()
     })
 }
 

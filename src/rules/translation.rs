@@ -88,7 +88,7 @@ impl<'a> Draft<'_, 'a> {
         let comment = clipped(&format!("{}: publish {}", wire.name, published.service));
         if published.service == published.arrives {
             let list = services(start, &published.service);
-            return list.into_iter().map(|rule| rule.to_destination(far, None).comment(comment.clone())).collect();
+            return list.into_iter().map(|rule| rule.dnat(far, None).comment(comment.clone())).collect();
         }
         // The kernel would give any port of a range: one by one, each keeps its place.
         let ports = |service: &Service| {
@@ -98,7 +98,7 @@ impl<'a> Draft<'_, 'a> {
         pairs
             .map(|(from, to)| {
                 let rule = start.clone().ports(number(published.service.protocol), (from, from));
-                rule.to_destination(far, Some(to)).comment(comment.clone())
+                rule.dnat(far, Some(to)).comment(comment.clone())
             })
             .collect()
     }
@@ -125,7 +125,7 @@ impl<'a> Draft<'_, 'a> {
                 let rule = rule.ports(number(forward.port.protocol), (port, port));
                 let to = (port != forward.to.port).then_some(forward.to.port);
                 let comment = format!("{}: forward {} to {}", leaf.name, forward.port, forward.to.node);
-                before.push(rule.to_destination(far, to).comment(clipped(&comment)));
+                before.push(rule.dnat(far, to).comment(clipped(&comment)));
             }
         }
         for (wire, side) in rules.wires_of(self.node) {
@@ -145,7 +145,7 @@ impl<'a> Draft<'_, 'a> {
                 let own = IpNetwork::from(pair.own);
                 let rule = Rule::new().device(Way::Out, device).address(Side::Source, Compare::Different, &own);
                 let comment = format!("{}: under the hub's own address", wire.name);
-                behind.push(rule.from_source(pair.own).comment(clipped(&comment)));
+                behind.push(rule.snat(pair.own).comment(clipped(&comment)));
             }
         }
         (before, behind)
@@ -162,7 +162,7 @@ impl<'a> Rules<'a> {
         let comment = clipped(&format!("{}: outside", wire.name));
         let node = self.topology.nodes.get(&wire.far(side).node);
         let rule = match node.and_then(|node| node.snat).filter(|snat| snat.is_ipv4() == far.is_ipv4()) {
-            Some(snat) => rule.from_source(snat),
+            Some(snat) => rule.snat(snat),
             None => rule.masquerade(),
         };
         Some(rule.comment(comment))

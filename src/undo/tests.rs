@@ -30,7 +30,7 @@ fn assert_same(now: &State, before: &State) -> Result<(), TestCaseError> {
         prop_assert_eq!(&now.remembered, &before.remembered, "the settings of {}", node);
         prop_assert_eq!(&now.others_remembered, &before.others_remembered, "the devices of {}", node);
         let [now, before] = [now, before].map(|here| here.table.as_deref().map(unused));
-        let told = |table: &Option<Table>| table.as_ref().map(|table| crate::nft::text::table(table));
+        let told = |table: &Option<Table>| table.as_ref().map(crate::nft::text::table);
         prop_assert!(now == before, "the rules of {}: {:?} and not {:?}", node, told(&now), told(&before));
     }
     Ok(())

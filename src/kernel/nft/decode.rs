@@ -121,16 +121,8 @@ pub fn set_of(bytes: &[u8], table: &str) -> Result<Option<SeenSet>, DecodeError>
 }
 
 fn key_of(number: u32) -> Option<Type> {
-    const ALL: [Type; 8] = [
-        Type::Ipv4,
-        Type::Ipv6,
-        Type::Protocol,
-        Type::Service,
-        Type::IcmpType,
-        Type::CtState,
-        Type::Icmpv6Type,
-        Type::IfName,
-    ];
+    const ALL: [Type; 8] =
+        [Type::Ipv4, Type::Ipv6, Type::Protocol, Type::Service, Type::Icmp, Type::CtState, Type::Icmpv6, Type::IfName];
     ALL.into_iter().find(|one| *one as u32 == number)
 }
 

@@ -242,7 +242,7 @@ pub fn matches(name: &str, revision: u32, info: &[u8]) -> Option<Vec<Step>> {
             match (kind, codes) {
                 // Any.
                 (0xff, (0, 0xff)) if name == "icmp" => vec![if inverted { Step::Strange } else { Step::Nothing }],
-                (kind, (0, 0xff)) => vec![Step::IcmpType { kind, inverted }],
+                (kind, (0, 0xff)) => vec![Step::Icmp { kind, inverted }],
                 _ => vec![Step::Strange],
             }
         }

@@ -124,7 +124,7 @@ fn broad() -> Table {
     let passing = || Element { expires: Some(3600), ..Element::default() };
     let dynamic = |key, expiry| Set { key, timeout: true, dynamic: true, size: 65_535, expiry, ..Set::default() };
     let rules = [
-        Rule::new().from_the_link().icmp_types(ICMPV6, &[133, 134, 135, 136]).accept(),
+        Rule::new().by_a_neighbour().icmp_types(ICMPV6, &[133, 134, 135, 136]).accept(),
         Rule::new().address(Side::Source, Compare::Different, &net("10.9.0.1/32")).goto("denied.leaf"),
         Rule::new().by_state([
             (ESTABLISHED, Verdict::Accept),
@@ -180,9 +180,9 @@ fn broad() -> Table {
         Chain::base(
             nat(Hook::Prerouting, -100),
             [
-                Rule::new().not_for_this_host().ports(TCP, (80, 80)).to_destination(address("10.0.0.2"), Some(8080)),
-                Rule::new().to_destination(address("fd00::1"), None),
-                Rule::new().ports(UDP, (53, 53)).to_destination(address("fd00::1"), Some(5353)),
+                Rule::new().not_for_this_host().ports(TCP, (80, 80)).dnat(address("10.0.0.2"), Some(8080)),
+                Rule::new().dnat(address("fd00::1"), None),
+                Rule::new().ports(UDP, (53, 53)).dnat(address("fd00::1"), Some(5353)),
             ],
         ),
     );
@@ -191,9 +191,7 @@ fn broad() -> Table {
         Chain::base(
             nat(Hook::Postrouting, 100),
             [
-                Rule::new()
-                    .address(Side::Source, Compare::Equal, &net("10.0.0.1/32"))
-                    .from_source(address("192.0.2.1")),
+                Rule::new().address(Side::Source, Compare::Equal, &net("10.0.0.1/32")).snat(address("192.0.2.1")),
                 Rule::new().masquerade(),
             ],
         ),
@@ -732,7 +730,7 @@ impl Choice<'_> {
                 }
                 7 => rule.limit(limit),
                 8 if table.sets.contains_key("rate.1") && ipv4 => rule.limit_each("rate.1", true, limit),
-                8 if !ipv4 => rule.from_the_link(),
+                8 if !ipv4 => rule.by_a_neighbour(),
                 _ => rule.handed_on(),
             };
         }
@@ -810,12 +808,12 @@ impl Choice<'_> {
         if self.yes() {
             let ipv4 = self.yes();
             let port = self.yes().then_some(8080);
-            let rule = Rule::new().not_for_this_host().ports(TCP, (80, 80)).to_destination(self.address(ipv4), port);
+            let rule = Rule::new().not_for_this_host().ports(TCP, (80, 80)).dnat(self.address(ipv4), port);
             table.chains.insert("prerouting".into(), Chain::base(nat(Hook::Prerouting, -100), [rule]));
         }
         if self.yes() {
             let ipv4 = self.yes();
-            let rules = [Rule::new().from_source(self.address(ipv4)), Rule::new().masquerade()];
+            let rules = [Rule::new().snat(self.address(ipv4)), Rule::new().masquerade()];
             let rules = rules.into_iter().take(1 + self.below(2));
             table.chains.insert("postrouting".into(), Chain::base(nat(Hook::Postrouting, 100), rules));
         }

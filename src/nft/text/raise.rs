@@ -233,8 +233,8 @@ impl Reader<'_> {
             E::Payload { base: Header::Transport, offset, length, .. } => {
                 let icmp = (offset, length) == (0, 1);
                 match (self.protocol, self.ipv4) {
-                    (Some(ICMP), None | Some(true)) if icmp => ("icmp type", Loaded::Of(Type::IcmpType)),
-                    (Some(ICMPV6), None | Some(false)) if icmp => ("icmpv6 type", Loaded::Of(Type::Icmpv6Type)),
+                    (Some(ICMP), None | Some(true)) if icmp => ("icmp type", Loaded::Of(Type::Icmp)),
+                    (Some(ICMPV6), None | Some(false)) if icmp => ("icmpv6 type", Loaded::Of(Type::Icmpv6)),
                     (protocol, _) if matches!((offset, length), (0 | 2, 2)) => {
                         let header = with_ports(protocol)?;
                         let port = if offset == 0 { "sport" } else { "dport" };

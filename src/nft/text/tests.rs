@@ -100,7 +100,7 @@ fn cases() -> Vec<(Rule, &'static str)> {
             "ip6 saddr fc00::/7 ip6 daddr 2001:db8::/64 accept",
         ),
         (
-            new().address(Side::Source, Compare::Equal, &network("2001:db8::1")).from_the_link().accept(),
+            new().address(Side::Source, Compare::Equal, &network("2001:db8::1")).by_a_neighbour().accept(),
             "ip6 saddr 2001:db8::1 ip6 hoplimit 255 accept",
         ),
         (
@@ -144,7 +144,7 @@ fn cases() -> Vec<(Rule, &'static str)> {
             "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept",
         ),
         (
-            new().from_the_link().icmp_types(ICMPV6, &[133, 135, 136]).accept(),
+            new().by_a_neighbour().icmp_types(ICMPV6, &[133, 135, 136]).accept(),
             "ip6 hoplimit 255 icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept",
         ),
         (
@@ -190,7 +190,7 @@ fn cases() -> Vec<(Rule, &'static str)> {
         (new().count("denied.9lives").drop(), "counter name \"denied.9lives\" drop"),
         (new().accept().comment("web to db, line 12"), "accept comment \"web to db, line 12\""),
         (
-            new().ports(TCP, (80, 80)).to_destination("10.0.0.1".parse().unwrap(), Some(8080)),
+            new().ports(TCP, (80, 80)).dnat("10.0.0.1".parse().unwrap(), Some(8080)),
             "tcp dport 80 meta nfproto ipv4 dnat ip to 10.0.0.1:8080",
         ),
         (
@@ -199,15 +199,15 @@ fn cases() -> Vec<(Rule, &'static str)> {
                 .not_for_this_host()
                 .family(false)
                 .ports(UDP, (80, 81))
-                .to_destination("2001:db8::1".parse().unwrap(), Some(8080)),
+                .dnat("2001:db8::1".parse().unwrap(), Some(8080)),
             "iifname \"eth0\" fib daddr type != local meta nfproto ipv6 udp dport 80-81 dnat ip6 to [2001:db8::1]:8080",
         ),
         (
-            new().protocol(254).to_destination("10.0.0.1".parse().unwrap(), None),
+            new().protocol(254).dnat("10.0.0.1".parse().unwrap(), None),
             "meta l4proto 254 meta nfproto ipv4 dnat ip to 10.0.0.1",
         ),
         (
-            new().address(Side::Source, Compare::Equal, &network("10.0.0.1")).from_source("192.0.2.1".parse().unwrap()),
+            new().address(Side::Source, Compare::Equal, &network("10.0.0.1")).snat("192.0.2.1".parse().unwrap()),
             "ip saddr 10.0.0.1 snat ip to 192.0.2.1",
         ),
         (new().device(Way::Out, "eth0").masquerade(), "oifname \"eth0\" masquerade"),
@@ -251,7 +251,7 @@ fn what_has_no_words_is_named_in_brackets() {
         (new().limit(limit_of(3, 1, 0)).accept(), "[limit 3 in 1 s, burst 0] accept"),
         // A port to hand on to needs a protocol.
         (
-            new().to_destination("10.0.0.1".parse().unwrap(), Some(80)),
+            new().dnat("10.0.0.1".parse().unwrap(), Some(80)),
             "meta nfproto ipv4 [immediate 0x0a000001] [immediate 0x0050] [nat destination]",
         ),
         (new().state(0x100).accept(), "[ct state] [bitwise & 0x00010000 ^ 0x00000000] [cmp neq 0x00000000] accept"),

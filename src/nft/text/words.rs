@@ -35,9 +35,9 @@ pub(super) fn type_name(of: Type) -> &'static str {
         Type::Ipv6 => "ipv6_addr",
         Type::Protocol => "inet_proto",
         Type::Service => "inet_service",
-        Type::IcmpType => "icmp_type",
+        Type::Icmp => "icmp_type",
         Type::CtState => "ct_state",
-        Type::Icmpv6Type => "icmpv6_type",
+        Type::Icmpv6 => "icmpv6_type",
         Type::IfName => "ifname",
         Type::Other => "another",
     }
@@ -56,8 +56,8 @@ pub(super) fn say(of: Type, value: &Value) -> Option<String> {
         (Type::Protocol, [ICMPV6]) => "icmpv6".to_owned(),
         (Type::Protocol, [number]) => number.to_string(),
         (Type::Service, [high, low]) => u16::from_be_bytes([*high, *low]).to_string(),
-        (Type::IcmpType, [number]) => kind(ICMP_TYPES, *number),
-        (Type::Icmpv6Type, [number]) => kind(ICMPV6_TYPES, *number),
+        (Type::Icmp, [number]) => kind(ICMP_TYPES, *number),
+        (Type::Icmpv6, [number]) => kind(ICMPV6_TYPES, *number),
         (Type::CtState, _) => bits(STATE, host(value).filter(|bits| bits.is_power_of_two())?)?,
         (Type::IfName, _) => {
             let end = bytes.iter().position(|byte| *byte == 0).filter(|_| bytes.len() == 16)?;

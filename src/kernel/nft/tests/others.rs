@@ -132,10 +132,10 @@ fn the_matches_of_xtables_are_understood() {
         ("conntrack", 3, vec![0; 100], None),
         ("state", 0, bytes("08", 4), Some(vec![states(8, false)])),
         ("comment", 0, bytes("68656c6c6f", 256), Some(vec![Step::Nothing])),
-        ("icmp", 0, bytes("0800ff", 8), Some(vec![Step::IcmpType { kind: 8, inverted: false }])),
+        ("icmp", 0, bytes("0800ff", 8), Some(vec![Step::Icmp { kind: 8, inverted: false }])),
         ("icmp", 0, bytes("ff00ff", 8), Some(vec![Step::Nothing])),
         ("icmp", 0, bytes("030101", 8), Some(vec![Step::Strange])),
-        ("icmp6", 0, bytes("8000ff", 8), Some(vec![Step::IcmpType { kind: 128, inverted: false }])),
+        ("icmp6", 0, bytes("8000ff", 8), Some(vec![Step::Icmp { kind: 128, inverted: false }])),
         (
             "multiport",
             1,

@@ -158,7 +158,7 @@ impl Maker {
             8 => rule.protocol(self.one_of(&[TCP, UDP, ICMP, ICMPV6, 254])),
             9 => rule.icmp_type(self.one_of(&[ICMP, ICMPV6]), self.below(256) as u8),
             10 => rule.icmp_types(self.one_of(&[ICMP, ICMPV6]), &[1, 3, self.below(256) as u8]),
-            11 => rule.from_the_link(),
+            11 => rule.by_a_neighbour(),
             12 => rule.state(self.one_of(&[1, 2, 4, 8, 14, 0x40, 0x4f, 0x80])),
             13 => rule.by_state([(1, Verdict::Drop), (self.one_of(&[2, 4, 8, 6]), Verdict::Jump(text("related")))]),
             14 => rule.handed_on(),
@@ -183,9 +183,9 @@ impl Maker {
             7 => rule.dispatch(Way::In, "input"),
             8 => {
                 let port = self.often().then(|| self.port());
-                rule.to_destination(self.address(), port)
+                rule.dnat(self.address(), port)
             }
-            9 => rule.from_source(self.address()),
+            9 => rule.snat(self.address()),
             _ => rule.count("denied.x"),
         }
     }

@@ -19,6 +19,7 @@ fn usage() {
         "number",
         "plan",
         "up",
+        "confirm",
         "down",
         "audit",
         "prove",

@@ -15,13 +15,14 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 /// The programs that tests run, and the packages (Debian's names, Alpine's are the same) that bring them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux (Alpine: setpriv)"),
     ("timeout", "coreutils"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("iptables", "iptables"),
     ("strace", "strace"),
     ("busybox", "busybox-static"),
 ];

@@ -12,11 +12,10 @@ use crate::parse;
 use crate::plan::Change;
 use crate::report::Report;
 use crate::rules::Rules;
-use crate::sets::duration;
 use crate::state::State;
 use crate::target::Scope;
 use crate::undo::Undo;
-use crate::voice::{Voice, count};
+use crate::voice::{Voice, count, duration};
 
 /// A change waits no longer than a day.
 const LONGEST: u64 = 86400;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub mod build;
+pub mod others;
 pub mod text;
 
 /// The name of the table, in the family `inet`, and the comment that marks it as wire's.

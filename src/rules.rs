@@ -346,36 +346,6 @@ pub struct Forwarding<'a> {
     pub devices: BTreeSet<&'a Device>,
 }
 
-/// The number of a type by nft's name (RFC 792, RFC 950, RFC 4443).
-pub fn icmp_number(protocol: Protocol, name: &str) -> Option<u8> {
-    let known: &[(&str, u8)] = match protocol {
-        Protocol::Icmp => &[
-            ("echo-reply", 0),
-            ("destination-unreachable", 3),
-            ("source-quench", 4),
-            ("echo-request", 8),
-            ("time-exceeded", 11),
-            ("parameter-problem", 12),
-            ("timestamp-request", 13),
-            ("timestamp-reply", 14),
-            ("info-request", 15),
-            ("info-reply", 16),
-            ("address-mask-request", 17),
-            ("address-mask-reply", 18),
-        ],
-        Protocol::Icmpv6 => &[
-            ("destination-unreachable", 1),
-            ("packet-too-big", 2),
-            ("time-exceeded", 3),
-            ("parameter-problem", 4),
-            ("echo-request", 128),
-            ("echo-reply", 129),
-        ],
-        Protocol::Tcp | Protocol::Udp => &[],
-    };
-    known.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
-}
-
 /// What a hub that `wire` runs needs published.
 fn needs<'a>(hub: &'a Hub) -> Vec<Published<'a>> {
     let published = |service: Service, from: Option<&'a Whom>| {

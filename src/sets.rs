@@ -36,7 +36,6 @@ use kept::{Kept, Shelf};
 use names::{learn, refusal};
 
 pub use edit::run;
-pub use shown::duration;
 
 /// The contents of every set, by its name.
 pub type Sets = BTreeMap<Name, Contents>;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use crate::foreign;
-use crate::nft::{Table, Text, Value};
+use crate::nft::{Table, Text, Value, others};
 use crate::rules::Openings;
 use crate::topology::{Device, Mac, Name};
 
@@ -124,7 +123,7 @@ pub struct Foreign {
     /// A table of the name of wire's that is not wire's.
     pub table: bool,
     /// The tables of others that packets pass, where wires end.
-    pub tables: Vec<foreign::Table>,
+    pub tables: Vec<others::Table>,
     /// The indexes of all devices, by which those may ask for them.
     pub indexes: BTreeMap<String, u32>,
     /// What other devices have routes or addresses for, with the device.

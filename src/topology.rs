@@ -382,6 +382,43 @@ pub enum Protocol {
     Icmpv6,
 }
 
+impl Protocol {
+    /// The ICMP types that a flow may name, by IANA's numbers (RFC 792, RFC 950; RFC 4443) and nft's names. What changes routes or
+    /// neighbours is none of them. Of other protocols none.
+    pub fn icmp_types(self) -> &'static [(u8, &'static str)] {
+        match self {
+            Protocol::Icmp => &[
+                (8, "echo-request"),
+                (0, "echo-reply"),
+                (3, "destination-unreachable"),
+                (4, "source-quench"),
+                (11, "time-exceeded"),
+                (12, "parameter-problem"),
+                (13, "timestamp-request"),
+                (14, "timestamp-reply"),
+                (15, "info-request"),
+                (16, "info-reply"),
+                (17, "address-mask-request"),
+                (18, "address-mask-reply"),
+            ],
+            Protocol::Icmpv6 => &[
+                (128, "echo-request"),
+                (129, "echo-reply"),
+                (1, "destination-unreachable"),
+                (2, "packet-too-big"),
+                (3, "time-exceeded"),
+                (4, "parameter-problem"),
+            ],
+            Protocol::Tcp | Protocol::Udp => &[],
+        }
+    }
+
+    /// The number of a type by its name.
+    pub fn icmp_number(self, name: &str) -> Option<u8> {
+        self.icmp_types().iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
+    }
+}
+
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {

@@ -9,10 +9,22 @@ use crate::error::{Error, Exit, Fault};
 use crate::plan::Plan;
 use crate::prove::Proof;
 use crate::report::{self, Paint, Report};
-use crate::sets::duration;
 
 pub fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A duration as the topology file writes it, unit after unit: `1d2h`, `59m12s`.
+pub fn duration(seconds: u64) -> String {
+    let mut text = String::new();
+    let mut rest = seconds;
+    for (unit, length) in [("d", 86400), ("h", 3600), ("m", 60), ("s", 1)] {
+        if rest >= length || (unit == "s" && text.is_empty()) {
+            text += &format!("{}{unit}", rest / length);
+            rest %= length;
+        }
+    }
+    text
 }
 
 /// Where words go: data to stdout, talk to stderr.
@@ -239,6 +251,20 @@ impl Progress {
     pub fn end(&self) {
         if self.shown.is_some() {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_the_file_reads_them() {
+        for (seconds, wanted) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (3552, "59m12s"), (3600, "1h"), (93_601, "1d2h1s"), (864_000, "10d")]
+        {
+            assert_eq!(duration(seconds), wanted);
         }
     }
 }

@@ -4,8 +4,9 @@
 use std::fmt::Write;
 
 use super::packet::{Packet, Probe};
-use super::{Chosen, Family, run};
+use super::{Chosen, run};
 use crate::nft::build::{ICMP, ICMPV6, INVALID, TCP};
+use crate::nft::others::Family;
 use crate::nft::{Hook, Text};
 use crate::rules::Match;
 use crate::topology::Device;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::nft::build::{ESTABLISHED, ICMP, ICMPV6, INVALID, IPV4, IPV6, NEW, TCP, UDP};
 use crate::nft::{Base, Header, Hook, Key, Kind, Value};
-use crate::rules::{Match, Opening, Passage, Path, Rules, icmp_number};
+use crate::rules::{Match, Opening, Passage, Path, Rules};
 use crate::topology::{Device, Protocol};
 
 /// A byte, and which of its bits are known.
@@ -187,7 +187,7 @@ impl<'a> Probe<'a> {
     /// The type of its ICMP, by number: an echo request stands for all.
     fn kind(&self, answer: bool) -> u8 {
         let service = &self.passage.opening.service;
-        let asked = service.icmp_type.as_deref().and_then(|kind| icmp_number(service.protocol, kind));
+        let asked = service.icmp_type.as_deref().and_then(|kind| service.protocol.icmp_number(kind));
         match (self.protocol, answer, asked) {
             (ICMP, false, asked) => asked.unwrap_or(8),
             (ICMP, true, _) => 0,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::packet::{Byte, Packet, known, unknown};
-use super::{Load, Ports, Step, Table};
+use crate::nft::others::{Load, Ports, Step, Table};
 use crate::nft::{Among, Compare, Ct, Element, Expression, Key, Meta, Set, Target, Text, VERDICT, Value, Verdict};
 
 /// Where something becomes of a packet.

@@ -5,7 +5,11 @@ use super::packet::{Packet, Probe};
 use super::run;
 use super::*;
 use crate::nft::build::{ESTABLISHED, ICMP, INVALID, NEW, RELATED, Side, TCP, UDP, Way};
-use crate::nft::{Among, Compare, Ct, Element, Header, Key, Leads, Limit, Meta, REG, Rule, Target, Type, Verdict};
+use crate::nft::others::{Family, Load, Ports};
+use crate::nft::{
+    Among, Compare, Ct, Element, Expression, Header, Key, Leads, Limit, Meta, REG, Rule, Set, Target, Text, Type,
+    Value, Verdict,
+};
 use crate::parse;
 use crate::rules::Ranges;
 use crate::rules::{Match, Opening, Passage, Path};

@@ -8,9 +8,8 @@ use super::nft::{self, Failed};
 use super::share::share;
 use super::socket::Refusal;
 use super::{Kernel, Rules};
-use crate::foreign;
 use crate::nft::build::{ICMP, ICMPV6, TCP, UDP};
-use crate::nft::{Key, Table, Text, Value};
+use crate::nft::{Key, Table, Text, Value, others};
 use crate::plan::{Action, Change, Load};
 use crate::rules::{Beginning, UNFINISHED};
 use crate::topology::{Name, Protocol};
@@ -111,7 +110,7 @@ impl Rules {
     }
 
     /// The tables that are not wire's.
-    pub(super) fn others(&self) -> Result<Vec<foreign::Table>, Refusal> {
+    pub(super) fn others(&self) -> Result<Vec<others::Table>, Refusal> {
         nft::others::read(&self.socket)
     }
 

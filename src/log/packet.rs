@@ -163,38 +163,13 @@ fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-/// The types that a flow may name (`parse::flow`), by nft's names and IANA's numbers.
-const ICMP: [(u8, &str); 12] = [
-    (0, "echo-reply"),
-    (3, "destination-unreachable"),
-    (4, "source-quench"),
-    (8, "echo-request"),
-    (11, "time-exceeded"),
-    (12, "parameter-problem"),
-    (13, "timestamp-request"),
-    (14, "timestamp-reply"),
-    (15, "info-request"),
-    (16, "info-reply"),
-    (17, "address-mask-request"),
-    (18, "address-mask-reply"),
-];
-const ICMPV6: [(u8, &str); 6] = [
-    (1, "destination-unreachable"),
-    (2, "packet-too-big"),
-    (3, "time-exceeded"),
-    (4, "parameter-problem"),
-    (128, "echo-request"),
-    (129, "echo-reply"),
-];
-
 /// A service of one port, or one ICMP type.
 fn one(protocol: Protocol, port: u16) -> Service {
     Service { protocol, ports: vec![(port, port)], icmp_type: None }
 }
 
 fn icmp(protocol: Protocol, kind: u8) -> Option<Service> {
-    let types: &[(u8, &str)] = if protocol == Protocol::Icmp { &ICMP } else { &ICMPV6 };
-    let (_, name) = types.iter().find(|(number, _)| *number == kind)?;
+    let (_, name) = protocol.icmp_types().iter().find(|(number, _)| *number == kind)?;
     Some(Service { protocol, ports: Vec::new(), icmp_type: Some((*name).to_owned()) })
 }
 
@@ -350,7 +325,7 @@ mod tests {
                 assert_eq!(crate::parse::service(flow).unwrap(), service);
             }
         }
-        for (protocol, types) in [(Protocol::Icmp, &ICMP[..]), (Protocol::Icmpv6, &ICMPV6)] {
+        for (protocol, types) in [Protocol::Icmp, Protocol::Icmpv6].map(|protocol| (protocol, protocol.icmp_types())) {
             for (_, name) in types {
                 assert!(crate::parse::service(&format!("{protocol}/{name}")).is_ok(), "{protocol}/{name}");
             }

@@ -14,24 +14,6 @@ use crate::near::{meant, nearest, shown};
 /// New connections that may come at once where `burst` says nothing else.
 const BURST: u32 = 5;
 
-/// The ICMP types that a flow may name, by nft's names. What changes routes or neighbours is none of them.
-const ICMP: &[&str] = &[
-    "echo-request",
-    "echo-reply",
-    "destination-unreachable",
-    "source-quench",
-    "time-exceeded",
-    "parameter-problem",
-    "timestamp-request",
-    "timestamp-reply",
-    "info-request",
-    "info-reply",
-    "address-mask-request",
-    "address-mask-reply",
-];
-const ICMPV6: &[&str] =
-    &["echo-request", "echo-reply", "destination-unreachable", "packet-too-big", "time-exceeded", "parameter-problem"];
-
 /// A flow's protocol and ports: `tcp/80,443`, `udp/8000-8010`, `icmp`, `icmp/echo-request`.
 pub fn service(word: &Word) -> Option<Service> {
     let (protocol, rest) = protocol(word)?;
@@ -54,8 +36,8 @@ pub fn service(word: &Word) -> Option<Service> {
         }
         (_, None) => Some(Service { protocol, ports: Vec::new(), icmp_type: None }),
         (_, Some(rest)) => {
-            let types = if protocol == Protocol::Icmp { ICMP } else { ICMPV6 };
-            if !types.contains(&rest) {
+            if protocol.icmp_number(rest).is_none() {
+                let types: Vec<&str> = protocol.icmp_types().iter().map(|(_, name)| *name).collect();
                 let hint = meant(rest, types.iter().copied(), format!("the types are {}", types.join(", ")));
                 word.fault_in(
                     rest_at,

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::addresses::elements;
 use super::opening::{INSIDE, PRIVATE, named, of_family, pairs};
-use super::{Circumstances, Match, Opening, Path, Rules, icmp_number};
+use super::{Circumstances, Match, Opening, Path, Rules};
 use crate::nft::build::{ESTABLISHED, ICMP, ICMPV6, INVALID, NEW, RELATED, Side, TCP, UDP, Way, among};
 use crate::nft::{
     Among, Base, Chain, Compare, Element, Hook, Key, Kind, Leads, Limit, Rule, Set, Table, Target, Text, Type, Value,
@@ -639,7 +639,7 @@ fn neighbours(address: IpAddr) -> impl Iterator<Item = Rule> {
 pub(super) fn services(start: Rule, service: &Service) -> Vec<Rule> {
     let protocol = number(service.protocol);
     if service.ports.is_empty() {
-        let kind = service.icmp_type.as_deref().and_then(|kind| icmp_number(service.protocol, kind));
+        let kind = service.icmp_type.as_deref().and_then(|kind| service.protocol.icmp_number(kind));
         return vec![match kind {
             Some(kind) => start.icmp_type(protocol, kind),
             None => start.protocol(protocol),

@@ -120,7 +120,7 @@ impl Opening {
                 Protocol::Icmp | Protocol::Icmpv6 => service
                     .icmp_type
                     .as_deref()
-                    .is_none_or(|kind| super::icmp_number(protocol, kind).is_none_or(|kind| u16::from(kind) == port)),
+                    .is_none_or(|kind| protocol.icmp_number(kind).is_none_or(|kind| u16::from(kind) == port)),
             };
         let within = |set: &str, address: IpAddr| {
             let address = Value::address(address);

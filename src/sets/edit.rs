@@ -15,7 +15,7 @@ use crate::kernel::{self, CHANGE, ENTER};
 use crate::near::{meant, shown as quoted};
 use crate::parse;
 use crate::topology::{Set, Topology};
-use crate::voice::{Voice, count};
+use crate::voice::{Voice, count, duration};
 
 /// Does what `wire set` was asked. `path` is the topology's; `push` gives the kernel the contents of the sets that may have
 /// changed, and is called under the lock.
@@ -151,7 +151,7 @@ fn add(kept: &mut Kept, set: &Set, elements: &[IpNetwork], length: Option<u64>, 
         if stays {
             let shown = shown::network(*network);
             let until = match kept.added.get(network) {
-                Some(Some(term)) => format!("for {} yet", shown::duration(term.expiry(now).remaining(now))),
+                Some(Some(term)) => format!("for {} yet", duration(term.expiry(now).remaining(now))),
                 _ => "without end".to_owned(),
             };
             did.remarks.push(format!("`{shown}` is in set `{}` already, {until}", set.name));

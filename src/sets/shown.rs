@@ -7,23 +7,11 @@ use serde_json::{Value, json};
 
 use super::{Element, Expiry, Origin};
 use crate::topology::{Name, Whom};
+use crate::voice::duration;
 
 /// An address without its length where it is one alone.
 pub fn network(network: IpNetwork) -> String {
     Whom::Network(network).to_string()
-}
-
-/// A duration as the topology file writes it, unit after unit: `1d2h`, `59m12s`.
-pub fn duration(seconds: u64) -> String {
-    let mut text = String::new();
-    let mut rest = seconds;
-    for (unit, length) in [("d", 86400), ("h", 3600), ("m", 60), ("s", 1)] {
-        if rest >= length || (unit == "s" && text.is_empty()) {
-            let _ = write!(text, "{}{unit}", rest / length);
-            rest %= length;
-        }
-    }
-    text
 }
 
 fn origin(origin: Origin) -> &'static str {
@@ -70,15 +58,6 @@ pub fn json(set: &Name, elements: &[Element], now: u64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_written_as_the_file_reads_them() {
-        for (seconds, wanted) in
-            [(0, "0s"), (59, "59s"), (60, "1m"), (3552, "59m12s"), (3600, "1h"), (93_601, "1d2h1s"), (864_000, "10d")]
-        {
-            assert_eq!(duration(seconds), wanted);
-        }
-    }
 
     #[test]
     fn elements_are_lines_and_objects() {

@@ -11,7 +11,7 @@ use super::super::socket::{Refusal, Socket};
 use super::decode::{self, SeenSet, be32, words};
 use super::uapi::{INET, NFTABLES, data, element, expression, message, object, others, table};
 use super::{TRIES, begin, named, text};
-use crate::foreign::{Chain, Family, Load, Ports, Step, Table};
+use crate::nft::others::{Chain, Family, Load, Ports, Step, Table};
 use crate::nft::{Expression, TABLE, Text, Type, Value};
 
 /// Of a set with more elements than these none is kept: nobody can tell then what is in it. The same with a table and its rules.

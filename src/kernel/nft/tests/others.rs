@@ -5,17 +5,17 @@ use std::net::Ipv4Addr;
 
 use super::super::others::{matches, read, step};
 use super::*;
-use crate::foreign::{self, Family, Load, Ports, Step};
 use crate::nft::Verdict;
+use crate::nft::others::{Chain, Family, Load, Ports, Step, Table};
 
 /// All that can be judged of a table, and what cannot: the steps that nobody can tell the outcome of, by chain.
-fn strange(table: &foreign::Table) -> BTreeMap<&str, usize> {
+fn strange(table: &Table) -> BTreeMap<&str, usize> {
     let is_strange = |step: &&Step| match step {
         Step::Strange | Step::Anything => true,
         Step::Known(expression) => matches!(expression, Expression::Unknown { .. }),
         _ => false,
     };
-    let count = |chain: &foreign::Chain| chain.rules.iter().flatten().filter(is_strange).count();
+    let count = |chain: &Chain| chain.rules.iter().flatten().filter(is_strange).count();
     let all = table.chains.iter().map(|(name, chain)| (&**name, count(chain)));
     all.filter(|(_, count)| *count > 0).collect()
 }

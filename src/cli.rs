@@ -75,6 +75,8 @@ pub enum Command {
     },
     /// Keep what `up --confirm` has changed
     Confirm,
+    /// Stay, and keep the kernel true to the file
+    Watch,
     /// Remove what wire made, and nothing else
     Down(Targets),
     /// List live links and every deviation from the file

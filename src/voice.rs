@@ -58,6 +58,12 @@ impl Voice {
         }
     }
 
+    /// One that says nothing: for what was said before.
+    pub fn hushed(&self) -> Voice {
+        let (lost, unheard, spoke) = Default::default();
+        Voice { quiet: true, verbose: false, lost, unheard, spoke, ..*self }
+    }
+
     /// A reader that has gone away (`wire audit | head`) is no failure; what is lost on a full disk is.
     pub fn print(&self, text: &str) {
         self.spoke.set(true);
@@ -93,6 +99,10 @@ impl Voice {
 
     pub fn print_json(&self, value: &serde_json::Value) {
         self.print(&format!("{value}\n"));
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     pub fn complain(&self, text: &str) {

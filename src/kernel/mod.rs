@@ -5,6 +5,7 @@ mod address;
 pub mod behind;
 #[allow(dead_code, reason = "for the rules of `up`")]
 mod conntrack;
+pub mod ears;
 mod execute;
 pub mod lab;
 mod link;
@@ -27,6 +28,7 @@ pub mod session;
 mod share;
 mod socket;
 pub mod store;
+pub mod supervisor;
 mod sys;
 mod sysctl;
 mod user;
@@ -153,6 +155,11 @@ impl Kernel {
         })
     }
 
+    /// One that goes by what podman has written down and does not ask it.
+    pub fn by_files(run: Option<RunDirectory>) -> Result<Kernel, Error> {
+        Ok(Kernel { podman: Podman::by_files(), ..Kernel::open(run)? })
+    }
+
     /// From now on looks at the settings of these nodes and devices, too, whatever the file says of them.
     pub fn look_also(&mut self, also: BTreeMap<Name, BTreeSet<Device>>) {
         self.also = also;
@@ -205,7 +212,7 @@ impl Kernel {
                 Ok(Netns::named(name.as_str())?.ok_or_else(missing))
             }
             Some(Home::Podman { container, user }) => Ok(match self.podman.find(container, user.as_deref())? {
-                Standing::Running(fd) => Ok(Netns::held(fd)),
+                Standing::Running(held) => Ok(Netns::held(held.namespace)),
                 Standing::Waiting(reason) => Err(reason),
             }),
         }

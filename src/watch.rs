@@ -43,7 +43,6 @@ pub struct Source<'a> {
 }
 
 struct Watch<'a> {
-    voice: &'a Voice,
     hushed: Voice,
     source: &'a Source<'a>,
     text: String,
@@ -75,7 +74,6 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
     let names = Names::new()?;
     ears.wait_for(names.bell(), Other::Answers)?;
     let mut watch = Watch {
-        voice,
         hushed: voice.hushed(),
         source,
         text,
@@ -232,6 +230,7 @@ impl Watch<'_> {
             return Ok(None);
         }
         let ranges = ranges(&sets::look(&self.hushed, &self.topology)?);
+        self.teller.warn(self.hushed.kept());
         let rules = Rules::of(&self.topology, &ranges);
         let (mut report, seen, kernel) = apply::mend(&self.hushed, &rules, scope, &lock)?;
         self.ears.looked(&seen);
@@ -303,8 +302,7 @@ impl Watch<'_> {
                 self.teller.event("kept", &format!("the file as it was before: {words}"), json!({ "errors": errors }));
             }
             Err(error) => {
-                let hint = error.hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-                let words = format!("the file as it was before: {}{hint}", error.message);
+                let words = format!("the file as it was before: {}", told::sentence(&error));
                 self.teller.event("kept", &words, json!({ "errors": [{ "message": error.message }] }));
             }
         }
@@ -331,7 +329,8 @@ impl Watch<'_> {
             // The look at everything that follows takes them as they are then.
             return Ok(());
         }
-        let changed = sets::renew(self.voice, sets, answers, &lock)?;
+        let changed = sets::renew(&self.hushed, sets, answers, &lock)?;
+        self.teller.warn(self.hushed.kept());
         let mut kernel = Kernel::by_files(Some(RunDirectory::open()?))?;
         let refilled = apply::refill(&mut kernel, &self.hushed, &self.topology, &changed, &lock);
         self.hold(kernel);

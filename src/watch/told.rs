@@ -84,10 +84,19 @@ impl<'a> Teller<'a> {
         now.insert(words.to_owned());
     }
 
+    /// What went wrong and keeps nothing from being done.
+    pub fn warn(&mut self, warnings: Vec<Error>) {
+        for warning in warnings {
+            if self.told.insert(warning.message.clone()) {
+                let fields = json!({ "message": warning.message, "hint": warning.hint });
+                self.event("warning", &sentence(&warning), fields);
+            }
+        }
+    }
+
     /// An error that keeps this from being done and nothing else.
     pub fn cannot(&mut self, error: &Error) {
-        let hint = error.hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-        let words = format!("{}{hint}", error.message);
+        let words = sentence(error);
         if self.told.insert(words.clone()) {
             self.event("failed", &words, json!({ "error": error.message, "hint": error.hint }));
         }
@@ -113,6 +122,12 @@ impl<'a> Teller<'a> {
     pub fn forget(&mut self) {
         self.told.clear();
     }
+}
+
+/// With its hint, on one line.
+pub fn sentence(error: &Error) -> String {
+    let hint = error.hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+    format!("{}{hint}", error.message)
 }
 
 fn failed(change: &Change, error: &str) -> Value {

@@ -31,4 +31,5 @@ mod strangers;
 mod threats;
 mod truth;
 mod up;
+mod watch;
 mod world;

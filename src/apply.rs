@@ -1,6 +1,7 @@
 //! From a wanted state to a kernel that holds it: look, take the difference, carry it out, look again. Says what was done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::desired::{self, Ways};
 use crate::error::Error;
@@ -27,6 +28,12 @@ pub fn lock(voice: &Voice) -> Result<Lock, Error> {
     RunDirectory::open()?.lock(|| voice.say("waiting for another run of wire to end"))
 }
 
+/// The same, but not for ever.
+pub fn lock_within(limit: Duration) -> Result<Lock, Error> {
+    kernel::may("wire network namespaces", &[kernel::ENTER, kernel::CHANGE])?;
+    RunDirectory::open()?.lock_within(limit)
+}
+
 /// Makes the kernel what is wanted, and looks again: what is not so then has failed, whatever the kernel answered before.
 pub fn change(
     voice: &Voice,
@@ -48,6 +55,19 @@ pub fn change_after(
     first: &mut dyn FnMut(&State, &State, &[Change]) -> Result<(), Error>,
 ) -> Result<(Report, State), Error> {
     carry_out(Kernel::open(Some(RunDirectory::open()?))?, voice, rules, scope, lock, want, first)
+}
+
+/// The same, while podman holds a container's lock and would not answer: it is not asked.
+pub fn change_by_files(
+    voice: &Voice,
+    rules: &Rules,
+    scope: &Scope,
+    lock: &Lock,
+    want: &dyn Fn(&State) -> State,
+) -> Result<(Report, State), Error> {
+    let mut kernel = Kernel::open(Some(RunDirectory::open()?))?;
+    kernel.by_files();
+    carry_out(kernel, voice, rules, scope, lock, want, &mut |_, _, _| Ok(()))
 }
 
 /// The same for what was there before a change, which may have set devices that the file does not speak of.

@@ -50,6 +50,40 @@ pub fn read(path: &Path, trusted: Option<&str>) -> Result<String, Error> {
     text(path, file)
 }
 
+/// The text of a file that decides nothing, whoever it belongs to; none where it cannot be read.
+pub fn glance(path: &Path) -> Option<String> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    text(path, file).ok()
+}
+
+/// Puts a file of `wire`'s own in its place at once, for everybody to read; the folder must be there. Tells whether it was not so
+/// already.
+pub fn put(path: &Path, text: &str) -> Result<bool, Error> {
+    if fs::symlink_metadata(path).is_ok_and(|about| about.is_file()) && glance(path).is_some_and(|now| now == text) {
+        return Ok(false);
+    }
+    let failed = || format!("cannot write {}", path.display());
+    // Whoever reads all files of the folder takes none that begins with a dot and ends with a number.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    let written = write();
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written.context(failed())?;
+    Ok(true)
+}
+
 /// A pipe that was opened without waiting: its writer may be yet to come. The same descriptor goes on, since the path may lead to
 /// another file by now.
 fn wait_for_writer(pipe: &File) -> nix::Result<()> {

@@ -5,6 +5,7 @@ mod address;
 pub mod behind;
 #[allow(dead_code, reason = "for the rules of `up`")]
 mod conntrack;
+pub mod door;
 mod execute;
 pub mod lab;
 mod link;
@@ -26,9 +27,11 @@ pub mod run;
 pub mod session;
 mod share;
 mod socket;
+pub mod starting;
 pub mod store;
 mod sys;
 mod sysctl;
+pub mod syslog;
 mod user;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -156,6 +159,11 @@ impl Kernel {
     /// From now on looks at the settings of these nodes and devices, too, whatever the file says of them.
     pub fn look_also(&mut self, also: BTreeMap<Name, BTreeSet<Device>>) {
         self.also = also;
+    }
+
+    /// From now on asks no program for containers: those that no file tells of do not run.
+    pub fn by_files(&mut self) {
+        self.podman.by_files();
     }
 
     /// What the namespaces hold now.

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -46,6 +49,28 @@ impl RunDirectory {
                 Flock::lock(file, FlockArg::LockExclusive).map(Lock).map_err(failed)
             }
             Err(refused) => Err(failed(refused)),
+        }
+    }
+
+    /// The same, but not for ever.
+    pub fn lock_within(&self, limit: Duration) -> Result<Lock, Error> {
+        let path = self.0.path_of(LOCK);
+        let file = self.0.file(LOCK, OFlag::O_RDWR | OFlag::O_CREAT)?;
+        let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Lock(lock)),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(errno).context(format!("cannot lock {path}")),
+        };
+        // It waits in the queue like everybody else, in a thread that lets go again of what comes too late.
+        let (turn, told) = mpsc::channel();
+        thread::spawn(move || drop(turn.send(Flock::lock(file, FlockArg::LockExclusive))));
+        match told.recv_timeout(limit) {
+            Ok(Ok(lock)) => Ok(Lock(lock)),
+            Ok(Err((_, errno))) => Err(errno).context(format!("cannot lock {path}")),
+            Err(_) => {
+                Err(Error::failed("another run of wire is not done yet").hint("`wire up` does the rest afterwards"))
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use toml::de::DeTable;
 
 use crate::kernel::process::Identity;
+use crate::kernel::starting::Notes;
 use crate::kernel::user::User;
 use crate::topology::Name;
 
@@ -26,6 +27,8 @@ pub struct Files {
     pub exist: bool,
     /// Several ids of one name where a storage of another driver was left behind.
     containers: Vec<Container>,
+    /// Those that are being started, of which nobody else has written anything down yet.
+    starting: Notes,
 }
 
 struct Container {
@@ -38,7 +41,9 @@ struct Container {
 impl Files {
     pub fn of(user: &User) -> Files {
         let places = Places::of(user);
-        let mut files = Files { uid: user.uid, places, exist: false, containers: Vec::new() };
+        // They are root's alone to read. Where they cannot be, whoever starts a container has not come this far.
+        let starting = Notes::look().unwrap_or_default();
+        let mut files = Files { uid: user.uid, places, exist: false, containers: Vec::new(), starting };
         let stores = files.places.graph_roots.iter().map(|root| (root, "containers.json"));
         // Containers run with `--rm` may be listed where a reboot forgets them.
         let volatile = files.places.run_roots.iter().map(|root| (root, "volatile-containers.json"));
@@ -62,10 +67,30 @@ impl Files {
         names.into_iter()
     }
 
+    /// The names that the container of an id has.
+    pub fn names_of(&self, id: &str) -> Vec<String> {
+        self.containers.iter().filter(|known| known.id == id).map(|known| known.name.clone()).collect()
+    }
+
+    /// Whether the container of an id is to have a network namespace of its own, made for it, as far as its configuration tells.
+    pub fn is_apart(&self, id: &str) -> bool {
+        let folders = self.containers.iter().filter(|known| known.id == id).map(|known| &known.folder);
+        let mut paths = folders.flat_map(|folder| {
+            let of = |root: &PathBuf| root.join(folder).join(id).join("userdata/config.json");
+            self.places.graph_roots.iter().map(of).collect::<Vec<PathBuf>>()
+        });
+        let config: Option<Config> = paths.find_map(|path| read_json(&path, self.uid));
+        config
+            .is_some_and(|config| config.linux.namespaces.iter().any(|one| one.kind == "network" && one.path.is_none()))
+    }
+
     /// The pids that are said to be a container's, with what would prove it.
     pub fn processes(&self, container: &str) -> impl Iterator<Item = (u32, Identity)> {
         let meant = self.containers.iter().filter(move |known| known.name == container);
-        meant.flat_map(|container| self.of_runtimes(&container.id).chain(self.of_monitor(container)))
+        meant.flat_map(|container| {
+            let starting = self.starting.process(self.uid, &container.id);
+            self.of_runtimes(&container.id).chain(self.of_monitor(container)).chain(starting)
+        })
     }
 
     fn of_runtimes(&self, id: &str) -> impl Iterator<Item = (u32, Identity)> {
@@ -175,6 +200,35 @@ impl Record {
         let names = self.names.unwrap_or_default().into_iter().filter(move |name| is_id && Name::new(name).is_some());
         names.map(move |name| Container { name, id: self.id.clone(), folder: folder.into() })
     }
+}
+
+/// `config.json` of a container (runtime-spec, config-linux).
+#[derive(Deserialize)]
+struct Config {
+    linux: Linux,
+}
+
+#[derive(Deserialize)]
+struct Linux {
+    namespaces: Vec<ConfiguredNamespace>,
+}
+
+#[derive(Deserialize)]
+struct ConfiguredNamespace {
+    #[serde(rename = "type")]
+    kind: String,
+    path: Option<String>,
+}
+
+/// The names that the list of containers next to a container's own folder has for its id: for somebody who is told of the folder
+/// and is to know nothing else.
+pub fn names_beside(bundle: &Path, id: &str) -> Vec<String> {
+    let own = nix::unistd::Uid::effective().as_raw();
+    // The folder is DRIVER-containers/ID/userdata.
+    let list = bundle.parent().and_then(Path::parent).map(|folder| folder.join("containers.json"));
+    let records: Vec<Record> = list.and_then(|list| read_json(&list, own)).unwrap_or_default();
+    let meant = records.into_iter().filter(|record| record.id == id);
+    meant.flat_map(|record| record.containers(Path::new(""))).map(|container| container.name).collect()
 }
 
 /// `status` of crun.

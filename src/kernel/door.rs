@@ -146,16 +146,16 @@ impl Door {
 
     /// When to look in at the latest, though nothing can be read.
     pub fn due(&self) -> Option<Instant> {
+        let now = Instant::now();
         let of = |visitor: &Visitor| match visitor.request {
             None => visitor.since + PATIENCE,
-            Some(_) => self.turn(visitor.uid),
+            Some(_) => self.turn(visitor.uid, now),
         };
         self.inside.iter().map(of).min()
     }
 
     /// When a user's next request may be taken up.
-    fn turn(&self, uid: u32) -> Instant {
-        let now = Instant::now();
+    fn turn(&self, uid: u32, now: Instant) -> Instant {
         self.pace.get(&uid).and_then(|paced| paced.checked_sub(PACE * (BURST - 1))).map_or(now, |turn| turn.max(now))
     }
 
@@ -168,7 +168,7 @@ impl Door {
         let mut guests = Vec::new();
         let mut waiting = Vec::new();
         for visitor in std::mem::take(&mut self.inside) {
-            let may = visitor.request.is_some() && self.turn(visitor.uid) <= now;
+            let may = visitor.request.is_some() && self.turn(visitor.uid, now) <= now;
             let Visitor { socket, uid, since, request } = visitor;
             match request {
                 Some(request) if may => {
@@ -298,4 +298,157 @@ fn knock(path: &Path) -> Result<OwnedFd, Errno> {
 
 fn seqpacket(flags: SockFlag) -> nix::Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::SeqPacket, flags | SockFlag::SOCK_CLOEXEC, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A door of its own for one test, which lets in whoever runs it.
+    fn door(test: &str) -> (Door, PathBuf) {
+        let path = std::env::temp_dir().join(format!("wire-door-{test}-{}.sock", std::process::id()));
+        (Door::at(&path, BTreeSet::from([me()])).unwrap(), path)
+    }
+
+    fn me() -> u32 {
+        nix::unistd::Uid::effective().as_raw()
+    }
+
+    fn request(pid: u32) -> Request {
+        Request { stage: Stage::CreateRuntime, id: "900eae".into(), pid }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    fn say(socket: &OwnedFd, packet: &[u8]) {
+        send(socket.as_raw_fd(), packet, MsgFlags::MSG_NOSIGNAL).unwrap();
+    }
+
+    /// Waits as the daemon does, until somebody has asked.
+    fn next(door: &mut Door) -> Vec<Guest> {
+        let end = soon();
+        loop {
+            let guests = door.guests();
+            if !guests.is_empty() {
+                return guests;
+            }
+            assert!(Instant::now() < end, "nobody comes");
+            let due = door.due().unwrap_or(end).saturating_duration_since(Instant::now());
+            let mut fds: Vec<PollFd> = door.fds().into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            poll(&mut fds, PollTimeout::try_from(due).unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_asked_is_answered() {
+        let (mut door, path) = door("answer");
+        let asked = thread::scope(|scope| {
+            let asks =
+                scope.spawn(|| (1..=2).map(|pid| ask_at(&path, &request(pid), soon(), false)).collect::<Vec<_>>());
+            for (pid, how) in [(1, Ok(())), (2, Err("no such node"))] {
+                let guest = next(&mut door).pop().unwrap();
+                assert_eq!((guest.uid, &guest.request), (me(), &request(pid)));
+                guest.answer(how);
+            }
+            asks.join().unwrap()
+        });
+        assert_eq!(asked, [Ok(()), Err(Error::failed("no such node"))]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
+        drop(door);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn nobody_at_home_is_told_at_once_or_waited_for() {
+        let (door, path) = door("home");
+        drop(door);
+        let start = Instant::now();
+        let error = ask_at(&path, &request(1), soon(), false).unwrap_err();
+        assert_eq!(error.message, "`wire watch`, which has to wire it, does not run");
+        assert!(start.elapsed() < Duration::from_secs(5));
+        let until = Instant::now() + Duration::from_millis(100);
+        ask_at(&path, &request(1), until, true).unwrap_err();
+        assert!(Instant::now() + AGAIN >= until, "not patient");
+        // One that never answers does not hold it up either.
+        let door = Door::at(&path, BTreeSet::from([me()])).unwrap();
+        let error = ask_at(&path, &request(1), Instant::now() + Duration::from_millis(50), false).unwrap_err();
+        assert_eq!(error.message, "`wire watch` did not answer in time");
+        drop(door);
+    }
+
+    #[test]
+    fn silence_and_nonsense_are_sent_away() {
+        let (mut door, path) = door("silent");
+        let silent: Vec<OwnedFd> = (0..3 * MOST_OF_ONE).map(|_| knock(&path).unwrap()).collect();
+        for packet in [&b"{"[..], &[b' '; LARGEST + 1], br#"{"stage":"createRuntime","id":"a","pid":1,"x":1}"#, b""] {
+            say(&knock(&path).unwrap(), packet);
+        }
+        assert_eq!(door.guests().len(), 0);
+        assert!(door.inside.len() <= MOST_OF_ONE, "{} inside", door.inside.len());
+        // Whoever asks is heard among them.
+        let asks = knock(&path).unwrap();
+        say(&asks, &serde_json::to_vec(&request(7)).unwrap());
+        assert_eq!(next(&mut door)[0].request.pid, 7);
+        door.inside.iter_mut().for_each(|visitor| visitor.since -= PATIENCE);
+        assert!(door.due().unwrap() <= Instant::now());
+        assert_eq!(door.guests().len(), 0);
+        assert!(door.inside.is_empty(), "they are sent away in the end");
+        drop(silent);
+    }
+
+    #[test]
+    fn a_flood_is_taken_up_at_a_pace() {
+        let (mut door, path) = door("flood");
+        let asks = |pid| {
+            let socket = knock(&path).unwrap();
+            say(&socket, &serde_json::to_vec(&request(pid)).unwrap());
+            socket
+        };
+        let first: Vec<OwnedFd> = (0..MOST_OF_ONE as u32).map(asks).collect();
+        assert_eq!(door.guests().len(), BURST as usize);
+        let second: Vec<OwnedFd> = (0..2 * MOST as u32).map(asks).collect();
+        let start = Instant::now();
+        let mut answered = 0;
+        while start.elapsed() < 4 * PACE {
+            answered += door.guests().len();
+            assert!(door.inside.len() <= MOST_OF_ONE);
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!((1..=6).contains(&answered), "{answered} in four paces");
+        drop((first, second));
+    }
+
+    #[test]
+    fn only_who_is_welcome_comes_in() {
+        let (mut door, path) = door("welcome");
+        let inside = knock(&path).unwrap();
+        door.guests();
+        assert_eq!(door.inside.len(), 1);
+        door.welcome(BTreeSet::from([me() + 1]));
+        assert!(door.inside.is_empty());
+        say(&knock(&path).unwrap(), &serde_json::to_vec(&request(1)).unwrap());
+        assert_eq!(door.guests().len(), 0);
+        assert!(door.inside.is_empty());
+        drop(inside);
+    }
+
+    #[test]
+    fn there_is_one_door() {
+        let (door, path) = door("one");
+        let error = Door::at(&path, BTreeSet::new()).err().unwrap();
+        assert!(error.message.ends_with("another `wire watch` has it"), "{}", error.message);
+        // What a kill left is nobody's.
+        std::mem::forget(door.listener.try_clone());
+        let Door { listener, .. } = &door;
+        nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+        let second = Door::at(&path, BTreeSet::new()).unwrap();
+        drop(door);
+        assert!(path.exists(), "the second one's is not the first one's to remove");
+        drop(second);
+        fs::write(&path, "").unwrap();
+        assert!(Door::at(&path, BTreeSet::new()).is_err());
+        fs::remove_file(&path).unwrap();
+    }
 }

@@ -157,6 +157,24 @@ pub fn replace(path: &Path, text: &str) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_put_is_whole_and_everybodys_to_read() {
+        let folder = std::env::temp_dir().join(format!("wire-put-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let path = folder.join("a.json");
+        assert_eq!([put(&path, "one"), put(&path, "one"), put(&path, "two")], [Ok(true), Ok(false), Ok(true)]);
+        assert_eq!(glance(&path).as_deref(), Some("two"));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
+        // A link is replaced, and not followed.
+        std::os::unix::fs::symlink(&path, folder.join("b.json")).unwrap();
+        assert_eq!(put(&folder.join("b.json"), "two"), Ok(true));
+        assert!(fs::symlink_metadata(folder.join("b.json")).unwrap().is_file());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "nothing else is left");
+        assert!(put(&folder.join("none/c.json"), "").is_err());
+        assert!(glance(&folder).is_none(), "a folder");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
     /// A pipe is read to its end although nobody writes to it yet when it is opened, and is opened once: what its path leads to
     /// afterwards does not matter.
     #[test]

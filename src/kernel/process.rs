@@ -182,6 +182,24 @@ mod tests {
     }
 
     #[test]
+    fn a_living_process_is_told_with_its_birth() {
+        let (born, namespace) = living(std::process::id()).unwrap().unwrap();
+        assert_eq!(born, own_birth());
+        let ours = fs::metadata("/proc/self/ns/net").unwrap();
+        assert_eq!(fs::File::from(namespace).metadata().unwrap().ino(), ours.ino());
+        let mut child = Command::new("true").spawn().unwrap();
+        let held = sys::pidfd_open(child.id()).unwrap();
+        while lives(&held).unwrap() {
+            std::thread::yield_now();
+        }
+        assert!(living(child.id()).unwrap().is_none(), "a zombie");
+        child.wait().unwrap();
+        for pid in [0, 1, u32::MAX] {
+            assert!(living(pid).unwrap().is_none(), "{pid}");
+        }
+    }
+
+    #[test]
     fn own_process_is_found_by_path_too() {
         let pid = std::process::id();
         let held = sys::pidfd_open(pid).unwrap();

@@ -90,3 +90,24 @@ impl RunDirectory {
 
 /// Held until it is dropped, or the process ends however it ends.
 pub struct Lock(#[expect(dead_code, reason = "held, not read")] Flock<OwnedFd>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_not_waited_for_without_end() {
+        let path = std::env::temp_dir().join(format!("wire-lock-{}", std::process::id()));
+        let run = RunDirectory(Store::open(path.to_str().unwrap(), Mode::S_IRWXU).unwrap());
+        let held = run.lock_within(Duration::ZERO).unwrap();
+        let error = run.lock_within(Duration::from_millis(20)).err().unwrap();
+        assert_eq!(error.message, "another run of wire is not done yet");
+        let got = thread::scope(|scope| {
+            let waits = scope.spawn(|| run.lock_within(Duration::from_secs(20)).is_ok());
+            drop(held);
+            waits.join().unwrap()
+        });
+        assert!(got, "it is had when it is free, whoever came too late before");
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}

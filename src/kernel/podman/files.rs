@@ -355,6 +355,43 @@ mod tests {
         assert_eq!(files.processes("git").next(), None);
     }
 
+    /// What a hook has noted is told last, and of that user's container alone.
+    #[test]
+    fn a_note_tells_of_one_that_starts() {
+        let folder = Folder::new("note");
+        let mut files = files(&folder, &format!(r#"[{{"id":"{ID}","names":["git-ssh"]}}]"#));
+        let note =
+            |uid: u32| serde_json::from_str(&format!(r#"{{"{uid}/{ID}":{{"pid":7893,"born":103282}}}}"#)).unwrap();
+        files.starting = note(me() ^ 1);
+        assert_eq!(files.processes("git-ssh").next(), None);
+        files.starting = note(me());
+        assert_eq!(files.processes("git-ssh").collect::<Vec<_>>(), [(7893, Identity::Born(103282))]);
+        folder.write(&format!("runtime/crun/{ID}/status"), r#"{"pid": 7894, "process-start-time": 1}"#);
+        assert_eq!(files.processes("git-ssh").next(), Some((7894, Identity::Born(1))));
+    }
+
+    #[test]
+    fn a_configuration_tells_whose_the_namespace_is() {
+        let folder = Folder::new("config");
+        let files = files(&folder, &format!(r#"[{{"id":"{ID}","names":["a","also-a"]}},{{"id":"77","names":["b"]}}]"#));
+        assert_eq!(files.names_of(ID), ["a", "also-a"]);
+        assert!(files.names_of("78").is_empty());
+        let config = format!("graph/overlay-containers/{ID}/userdata/config.json");
+        for (namespaces, apart) in [
+            (r#"{"type":"pid"},{"type":"network"}"#, true),
+            (r#"{"type":"network","path":"/proc/7893/ns/net"}"#, false),
+            (r#"{"type":"pid"}"#, false),
+        ] {
+            folder.write(&config, &format!(r#"{{"ociVersion":"1.0","linux":{{"namespaces":[{namespaces}]}}}}"#));
+            assert_eq!(files.is_apart(ID), apart, "{namespaces}");
+        }
+        folder.write(&config, "{");
+        assert!(!files.is_apart(ID) && !files.is_apart("78"), "nobody knows");
+        let bundle = folder.0.join(format!("graph/overlay-containers/{ID}/userdata"));
+        assert_eq!(names_beside(&bundle, ID), ["a", "also-a"]);
+        assert!(names_beside(Path::new("/"), ID).is_empty() && names_beside(&bundle, "78").is_empty());
+    }
+
     #[test]
     fn nonsense_is_no_process() {
         let folder = Folder::new("nonsense");

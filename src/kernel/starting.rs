@@ -96,21 +96,25 @@ impl Owner {
     /// Leaves word that this process is that container.
     pub fn note(&self, id: &str, starting: &Starting, lock: &Lock) -> Result<(), Error> {
         let note = Note { pid: starting.pid, born: starting.born };
-        self.change(lock, |notes| drop(notes.0.insert(key(self.user.uid, id), note)))
+        self.change(lock, |notes| {
+            notes.insert(key(self.user.uid, id), note);
+        })
     }
 
     /// Takes that back.
     pub fn forget(&self, id: &str, lock: &Lock) -> Result<(), Error> {
-        self.change(lock, |notes| drop(notes.0.remove(&key(self.user.uid, id))))
+        self.change(lock, |notes| {
+            notes.remove(&key(self.user.uid, id));
+        })
     }
 
-    fn change(&self, _lock: &Lock, change: impl FnOnce(&mut Notes)) -> Result<(), Error> {
+    fn change(&self, _lock: &Lock, change: impl FnOnce(&mut BTreeMap<String, Note>)) -> Result<(), Error> {
         let run = RunDirectory::open()?;
         let before = run.starting()?;
         let mut notes = Notes(before.0.clone());
         let now = now();
         notes.0.retain(|_, note| now.saturating_sub(note.born * 1000 / USER_HZ) < FORGOTTEN);
-        change(&mut notes);
+        change(&mut notes.0);
         match notes == before {
             true => Ok(()),
             false => run.put_starting(&notes),

@@ -19,6 +19,9 @@ use crate::topology::Name;
 /// A few hundred containers take some hundred kilobytes.
 const FILE_MAX: u64 = 8 << 20;
 
+/// There are not even so many storage drivers.
+const DRIVERS: usize = 16;
+
 /// One user's files, their names read at once, their processes when asked for.
 pub struct Files {
     uid: u32,
@@ -47,11 +50,13 @@ impl Files {
         let stores = files.places.graph_roots.iter().map(|root| (root, "containers.json"));
         // Containers run with `--rm` may be listed where a reboot forgets them.
         let volatile = files.places.run_roots.iter().map(|root| (root, "volatile-containers.json"));
+        // However many a user makes, reading them takes no longer.
+        let mut left = FILE_MAX;
         for (root, list) in stores.chain(volatile) {
             for folder in container_folders(root) {
-                let Some(records) = read_json::<Vec<Record>>(&root.join(&folder).join(list), user.uid) else {
-                    continue;
-                };
+                let Ok(text) = read_most(&root.join(&folder).join(list), user.uid, left) else { continue };
+                left -= text.len() as u64;
+                let Ok(records) = serde_json::from_slice::<Vec<Record>>(&text) else { continue };
                 files.exist = true;
                 files.containers.extend(records.into_iter().flat_map(|record| record.containers(&folder)));
             }
@@ -86,7 +91,7 @@ impl Files {
 
     /// The pids that are said to be a container's, with what would prove it.
     pub fn processes(&self, container: &str) -> impl Iterator<Item = (u32, Identity)> {
-        let meant = self.containers.iter().filter(move |known| known.name == container);
+        let meant = self.containers.iter().filter(move |known| known.name == container).take(DRIVERS);
         meant.flat_map(|container| {
             let starting = self.starting.process(self.uid, &container.id);
             self.of_runtimes(&container.id).chain(self.of_monitor(container)).chain(starting)
@@ -183,7 +188,8 @@ fn container_folders(root: &Path) -> Vec<PathBuf> {
         return Vec::new();
     };
     let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
-    names.filter(|name| name.to_string_lossy().ends_with("-containers")).map(PathBuf::from).collect()
+    let folders = names.filter(|name| name.to_string_lossy().ends_with("-containers")).map(PathBuf::from);
+    folders.take(DRIVERS).collect()
 }
 
 /// A container in `containers.json`.
@@ -265,14 +271,18 @@ fn read_json<T: DeserializeOwned>(path: &Path, owner: u32) -> Option<T> {
 /// The content of a regular file of that owner. Root reads users' files here, so none of their links, devices and pipes may
 /// lead elsewhere or keep it waiting; what a linked folder leads to still has to be theirs.
 fn read(path: &Path, owner: u32) -> io::Result<Vec<u8>> {
+    read_most(path, owner, FILE_MAX)
+}
+
+fn read_most(path: &Path, owner: u32, most: u64) -> io::Result<Vec<u8>> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let about = file.metadata()?;
-    if !about.is_file() || about.uid() != owner || about.len() > FILE_MAX {
+    if !about.is_file() || about.uid() != owner || about.len() > most {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut content = Vec::with_capacity(about.len() as usize);
-    file.take(FILE_MAX).read_to_end(&mut content)?;
+    file.take(most).read_to_end(&mut content)?;
     Ok(content)
 }
 

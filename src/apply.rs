@@ -1,6 +1,7 @@
 //! From a wanted state to a kernel that holds it: look, take the difference, carry it out, look again. Says what was done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::desired::{self, Ways};
 use crate::error::Error;
@@ -25,6 +26,12 @@ const ROUNDS: usize = 4;
 pub fn lock(voice: &Voice) -> Result<Lock, Error> {
     kernel::may("wire network namespaces", &[kernel::ENTER, kernel::CHANGE])?;
     RunDirectory::open()?.lock(|| voice.say("waiting for another run of wire to end"))
+}
+
+/// The same, but not for ever.
+pub fn lock_within(limit: Duration) -> Result<Lock, Error> {
+    kernel::may("wire network namespaces", &[kernel::ENTER, kernel::CHANGE])?;
+    RunDirectory::open()?.lock_within(limit)
 }
 
 /// Makes the kernel what is wanted, and looks again: what is not so then has failed, whatever the kernel answered before.
@@ -53,12 +60,17 @@ pub fn change_after(
     changed
 }
 
-/// The same for whoever stays: it goes by what podman has written down, which is quick, and gives the namespaces back to be
-/// closed when there is time for it.
-pub fn mend(voice: &Voice, rules: &Rules, scope: &Scope, lock: &Lock) -> Result<(Report, State, Kernel), Error> {
+/// The same by what podman has written down: that is quick, and podman would not answer while it starts a container. The
+/// namespaces come back to be closed when there is time for it.
+pub fn change_by_files(
+    voice: &Voice,
+    rules: &Rules,
+    scope: &Scope,
+    lock: &Lock,
+    want: &dyn Fn(&State) -> State,
+) -> Result<(Report, State, Kernel), Error> {
     let mut kernel = Kernel::by_files(Some(RunDirectory::open()?))?;
-    let want = |seen: &State| desired::up(rules.topology(), rules, scope, seen);
-    let (report, seen) = carry_out(&mut kernel, voice, rules, scope, lock, &want, &mut |_, _, _| Ok(()))?;
+    let (report, seen) = carry_out(&mut kernel, voice, rules, scope, lock, want, &mut |_, _, _| Ok(()))?;
     Ok((report, seen, kernel))
 }
 

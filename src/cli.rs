@@ -40,10 +40,20 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// The topology file that is meant. A variable that is empty says nothing.
+    /// The topology file that is meant.
     pub fn topology(&self) -> PathBuf {
+        self.named().unwrap_or_else(|| TOPOLOGY.into())
+    }
+
+    /// Whether it is another than the usual one.
+    pub fn names_topology(&self) -> bool {
+        self.named().is_some()
+    }
+
+    /// A variable that is empty says nothing.
+    fn named(&self) -> Option<PathBuf> {
         let variable = || std::env::var_os("WIRE_TOPOLOGY").filter(|path| !path.is_empty()).map(PathBuf::from);
-        self.file.clone().or_else(variable).unwrap_or_else(|| TOPOLOGY.into())
+        self.file.clone().or_else(variable)
     }
 }
 
@@ -121,6 +131,11 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
         command: Vec<String>,
     },
+    /// Wire a container before its first instruction, as an OCI hook
+    Hook {
+        #[command(subcommand)]
+        verb: HookVerb,
+    },
     /// Print the completions for a shell
     Completions { shell: Shell },
     /// Print the manual page
@@ -165,6 +180,30 @@ pub enum SetVerb {
         #[arg(value_name = "NAME")]
         sets: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HookVerb {
+    /// For the OCI runtime: wire the container that it tells of on stdin
+    #[command(name = "createRuntime")]
+    CreateRuntime(HookTerms),
+    /// For podman: remove what is left of the wires of a container that has ended
+    #[command(name = "poststop")]
+    Poststop(HookTerms),
+    /// Have podman run the hook for every container: root's, or one's own
+    Install(HookTerms),
+    /// Take that back
+    Remove,
+}
+
+#[derive(Args, Debug)]
+pub struct HookTerms {
+    /// How long a container may have to wait for its wires, at most
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub wait: String,
+    /// A container that cannot be wired does not start
+    #[arg(long)]
+    pub strict: bool,
 }
 
 #[derive(Args, Debug)]

@@ -116,6 +116,17 @@ pub fn down(seen: &State) -> State {
     wanted
 }
 
+/// What was seen, without the wires in scope where their node is gone.
+pub fn without(seen: &State, node: &Name, scope: &Scope) -> State {
+    let mut wanted = seen.clone();
+    if !seen.namespaces.contains_key(node) {
+        for namespace in wanted.namespaces.values_mut() {
+            namespace.ends.retain(|wire, _| !scope.wires.contains(wire));
+        }
+    }
+    wanted
+}
+
 /// What was seen, with the elements that these sets of the file have now.
 pub fn refilled<'a>(rules: &Rules, sets: impl Iterator<Item = &'a Name>, seen: &State) -> State {
     let names: Vec<String> = sets.flat_map(|set| [format!("set.{set}"), format!("set6.{set}")]).collect();

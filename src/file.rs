@@ -50,6 +50,40 @@ pub fn read(path: &Path, trusted: Option<&str>) -> Result<String, Error> {
     text(path, file)
 }
 
+/// The text of a file that decides nothing, whoever it belongs to; none where it cannot be read.
+pub fn glance(path: &Path) -> Option<String> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    text(path, file).ok()
+}
+
+/// Puts a file of `wire`'s own in its place at once, for everybody to read; the folder must be there. Tells whether it was not so
+/// already.
+pub fn put(path: &Path, text: &str) -> Result<bool, Error> {
+    if fs::symlink_metadata(path).is_ok_and(|about| about.is_file()) && glance(path).is_some_and(|now| now == text) {
+        return Ok(false);
+    }
+    let failed = || format!("cannot write {}", path.display());
+    // Whoever reads all files of the folder takes none that begins with a dot and ends with a number.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    let written = write();
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written.context(failed())?;
+    Ok(true)
+}
+
 /// A pipe that was opened without waiting: its writer may be yet to come. The same descriptor goes on, since the path may lead to
 /// another file by now.
 fn wait_for_writer(pipe: &File) -> nix::Result<()> {
@@ -122,6 +156,24 @@ pub fn replace(path: &Path, text: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_put_is_whole_and_everybodys_to_read() {
+        let folder = std::env::temp_dir().join(format!("wire-put-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let path = folder.join("a.json");
+        assert_eq!([put(&path, "one"), put(&path, "one"), put(&path, "two")], [Ok(true), Ok(false), Ok(true)]);
+        assert_eq!(glance(&path).as_deref(), Some("two"));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
+        // A link is replaced, and not followed.
+        std::os::unix::fs::symlink(&path, folder.join("b.json")).unwrap();
+        assert_eq!(put(&folder.join("b.json"), "two"), Ok(true));
+        assert!(fs::symlink_metadata(folder.join("b.json")).unwrap().is_file());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "nothing else is left");
+        assert!(put(&folder.join("none/c.json"), "").is_err());
+        assert!(glance(&folder).is_none(), "a folder");
+        fs::remove_dir_all(&folder).unwrap();
+    }
 
     /// A pipe is read to its end although nobody writes to it yet when it is opened, and is opened once: what its path leads to
     /// afterwards does not matter.

@@ -12,6 +12,7 @@ mod desired;
 mod error;
 mod file;
 mod foreign;
+mod hook;
 mod kernel;
 mod lab;
 mod log;
@@ -81,6 +82,8 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         }
         // What waits is kept whatever the file says by now.
         Command::Confirm => return Ok(confirm::run(voice)? as u8),
+        // Most containers are no node's, and must not wait for the file to be parsed.
+        Command::Hook { verb } => return Ok(hook::run(voice, cli, verb)? as u8),
         _ => {}
     }
     let file = cli.topology();
@@ -118,7 +121,8 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
             sets::run(voice, &path, &topology, verb, push)?
         }
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
-        Command::Watch | Command::Number | Command::Confirm | Command::Completions { .. } | Command::Man => Exit::Done,
+        Command::Watch | Command::Number | Command::Confirm | Command::Hook { .. } => Exit::Done,
+        Command::Completions { .. } | Command::Man => Exit::Done,
     };
     Ok(exit as u8)
 }

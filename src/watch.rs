@@ -6,6 +6,7 @@ mod patience;
 mod told;
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,16 +17,20 @@ use self::patience::{Aim, Patience};
 use self::told::Teller;
 use crate::apply;
 use crate::confirm;
+use crate::desired;
 use crate::error::{Error, Exit};
 use crate::file;
 use crate::foreign;
+use crate::hook;
 use crate::kernel::Kernel;
+use crate::kernel::door::Door;
 use crate::kernel::ears::{Ears, Heard, Other, Part};
 use crate::kernel::run::{Lock, RunDirectory, Watcher};
 use crate::kernel::supervisor::Supervisor;
 use crate::parse;
 use crate::rules::Rules;
 use crate::sets::{self, Answers, ranges};
+use crate::state::State;
 use crate::target::Scope;
 use crate::topology::{Name, Topology};
 use crate::voice::{Voice, count};
@@ -50,6 +55,7 @@ struct Watch<'a> {
     run: RunDirectory,
     ears: Ears,
     names: Names,
+    door: Door,
     patience: Patience,
     teller: Teller<'a>,
     supervisor: Supervisor,
@@ -73,6 +79,8 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
     drop(lock);
     let names = Names::new()?;
     ears.wait_for(names.bell(), Other::Answers)?;
+    let door = Door::open(hook::users(&topology))?;
+    ears.wait_for(door.as_fd(), Other::Guests)?;
     let mut watch = Watch {
         hushed: voice.hushed(),
         source,
@@ -81,6 +89,7 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
         run,
         ears,
         names,
+        door,
         patience: Patience::default(),
         teller: Teller::new(voice),
         supervisor,
@@ -110,6 +119,7 @@ impl Watch<'_> {
         for path in self.topology.sets.values().filter_map(|set| set.file.as_ref()) {
             self.ears.watch_file(Path::new(path));
         }
+        self.door.welcome(hook::users(&self.topology));
         self.names.follow(&self.topology, Instant::now());
         for heard in self.ears.follow(&self.topology)? {
             if let Heard::Deaf(node, error) = heard {
@@ -130,7 +140,7 @@ impl Watch<'_> {
         loop {
             let let_go = self.held.as_ref().map(|(at, _)| *at);
             let due = self.patience.until().filter(|_| self.paused.is_none());
-            let times = [let_go, due, self.paused, self.names.until(), self.supervisor.until()];
+            let times = [let_go, due, self.paused, self.names.until(), self.door.due(), self.supervisor.until()];
             let heard = self.ears.wait(&self.topology, times.into_iter().flatten().min())?;
             let now = Instant::now();
             if self.held.as_ref().is_some_and(|(at, _)| *at <= now)
@@ -146,6 +156,8 @@ impl Watch<'_> {
                     Heard::Reload => self.reload(true),
                     Heard::File(path) => self.read_again(&path),
                     Heard::Other(Other::Answers) => self.answered(),
+                    // They are let in below, as their time comes.
+                    Heard::Other(Other::Guests) => {}
                     Heard::Change(node, part) => self.patience.heard(aim(node, part), now),
                     Heard::Runs(node) => {
                         self.teller.event("runs", &format!("`{node}`"), json!({ "node": node }));
@@ -163,7 +175,28 @@ impl Watch<'_> {
             if let Err(error) = self.names.ask(&self.topology, now) {
                 self.teller.cannot(&error);
             }
+            self.serve();
             self.turn();
+        }
+    }
+
+    /// Does what the hooks of users cannot do themselves.
+    fn serve(&mut self) {
+        for guest in self.door.guests() {
+            let (uid, begun) = (guest.uid, Instant::now());
+            match hook::serve(&self.hushed, &self.topology, guest) {
+                Ok(Some(wired)) => {
+                    self.ears.looked(&wired.seen);
+                    self.teller.mended(&wired.report, begun.elapsed());
+                    self.teller.wrong(&wired.report, false);
+                    self.hold(wired.kernel);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let message = format!("a hook of the user with id {uid}: {}", error.message);
+                    self.teller.cannot(&Error { message, ..error });
+                }
+            }
         }
     }
 
@@ -232,7 +265,8 @@ impl Watch<'_> {
         let ranges = ranges(&sets::look(&self.hushed, &self.topology)?);
         self.teller.warn(self.hushed.kept());
         let rules = Rules::of(&self.topology, &ranges);
-        let (mut report, seen, kernel) = apply::mend(&self.hushed, &rules, scope, &lock)?;
+        let want = |seen: &State| desired::up(&self.topology, &rules, scope, seen);
+        let (mut report, seen, kernel) = apply::change_by_files(&self.hushed, &rules, scope, &lock, &want)?;
         self.ears.looked(&seen);
         report.findings.extend(foreign::findings(&rules, scope, &seen));
         self.hold(kernel);

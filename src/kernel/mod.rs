@@ -5,6 +5,7 @@ mod address;
 pub mod behind;
 #[allow(dead_code, reason = "for the rules of `up`")]
 mod conntrack;
+pub mod door;
 pub mod ears;
 mod execute;
 pub mod lab;
@@ -27,10 +28,12 @@ pub mod run;
 pub mod session;
 mod share;
 mod socket;
+pub mod starting;
 pub mod store;
 pub mod supervisor;
 mod sys;
 mod sysctl;
+pub mod syslog;
 mod user;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

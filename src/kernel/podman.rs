@@ -20,7 +20,7 @@ use super::sys;
 use super::user::User;
 
 mod ask;
-mod files;
+pub(super) mod files;
 
 use ask::Container;
 use files::Files;
@@ -58,7 +58,7 @@ impl Podman {
         Podman { may_ask: true, owners: BTreeMap::new() }
     }
 
-    /// One that goes by what is written down alone.
+    /// One that goes by what is written down alone: what no file tells of does not run.
     pub fn by_files() -> Podman {
         Podman { may_ask: false, owners: BTreeMap::new() }
     }
@@ -204,7 +204,7 @@ impl Container {
 
 /// Why a namespace is not taken for a container's, whatever its user says.
 #[derive(Debug)]
-enum Foreign {
+pub(super) enum Foreign {
     /// `wire` itself is in it.
     Ours,
     /// It belongs to this user id.
@@ -221,7 +221,7 @@ impl From<io::Error> for Foreign {
 }
 
 impl Foreign {
-    fn refusal(self, called: &str, user: &User) -> Error {
+    pub(super) fn refusal(self, called: &str, user: &User) -> Error {
         let of_another = |whom: &str| {
             Error::failed(format!("what is said to be the namespace of {called} belongs to {whom}")).hint(format!(
                 "restart that container; if it stays so, see what `{}` did to podman's state files",
@@ -240,7 +240,7 @@ impl Foreign {
 
 /// Whether a namespace can be a container's of that user: it is not ours, and that user owns it, as the kernel knows it. A
 /// rootless user can make any process's namespace look like a container's; this is what they cannot make up.
-fn check(namespace: &OwnedFd, user: &User) -> Result<(), Foreign> {
+pub(super) fn check(namespace: &OwnedFd, user: &User) -> Result<(), Foreign> {
     // The number of a namespace (st_ino) is handed out again at once, but not while it is held open, as both are here.
     let ours = File::open("/proc/self/ns/net")?;
     if same(&ours, namespace)? {
@@ -270,7 +270,7 @@ fn owner(namespace: &OwnedFd) -> io::Result<u32> {
     Ok(sys::owner_of_user_namespace(owning.as_fd())?)
 }
 
-fn same(a: &impl AsFd, b: &impl AsFd) -> io::Result<bool> {
+pub(super) fn same(a: &impl AsFd, b: &impl AsFd) -> io::Result<bool> {
     let (a, b) = (fstat(a)?, fstat(b)?);
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }

@@ -71,6 +71,24 @@ pub fn network_namespace(pid: u32, identity: &Identity) -> io::Result<Found> {
     }
 }
 
+/// A living process and its network namespace, with the time of its birth, by which it is known again. `None`: it has ended.
+pub fn living(pid: u32) -> io::Result<Option<(u64, OwnedFd)>> {
+    let held = match sys::pidfd_open(pid) {
+        Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
+        held => held?,
+    };
+    let stat = match fs::read(format!("/proc/{pid}/stat")) {
+        Err(error) if vanished(&error) => return Ok(None),
+        stat => stat?,
+    };
+    let Some((_, born)) = parent_and_birth(&stat) else { return Ok(None) };
+    match network_namespace(pid, &Identity::Born(born))? {
+        // What was read was of the process that is held if that one lives even now.
+        Found::Held(Held { namespace, .. }) if lives(&held)? => Ok(Some((born, namespace))),
+        _ => Ok(None),
+    }
+}
+
 /// The way before Linux 6.11: open by pid, then make sure that it was that process all along.
 fn namespace_by_path(pid: u32, process: OwnedFd) -> io::Result<Found> {
     match fs::File::open(format!("/proc/{pid}/ns/net")) {
@@ -114,7 +132,7 @@ fn proves(pid: u32, identity: &Identity) -> io::Result<bool> {
 }
 
 /// Ticks a second in /proc, the same on every architecture that podman knows (asm/param.h).
-const USER_HZ: u64 = 100;
+pub const USER_HZ: u64 = 100;
 
 /// The parent (4th field) and the time of birth (22nd). The second is the program's name, which may hold spaces and
 /// parentheses, so fields count from the last `)`.
@@ -169,6 +187,24 @@ mod tests {
         let ours = fs::metadata("/proc/self/ns/net").unwrap();
         let theirs = fs::File::from(namespace).metadata().unwrap();
         assert_eq!((ours.dev(), ours.ino()), (theirs.dev(), theirs.ino()));
+    }
+
+    #[test]
+    fn a_living_process_is_told_with_its_birth() {
+        let (born, namespace) = living(std::process::id()).unwrap().unwrap();
+        assert_eq!(born, own_birth());
+        let ours = fs::metadata("/proc/self/ns/net").unwrap();
+        assert_eq!(fs::File::from(namespace).metadata().unwrap().ino(), ours.ino());
+        let mut child = Command::new("true").spawn().unwrap();
+        let held = sys::pidfd_open(child.id()).unwrap();
+        while lives(&held).unwrap() {
+            std::thread::yield_now();
+        }
+        assert!(living(child.id()).unwrap().is_none(), "a zombie");
+        child.wait().unwrap();
+        for pid in [0, 1, u32::MAX] {
+            assert!(living(pid).unwrap().is_none(), "{pid}");
+        }
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -51,6 +54,28 @@ impl RunDirectory {
         }
     }
 
+    /// The same, but not for ever.
+    pub fn lock_within(&self, limit: Duration) -> Result<Lock, Error> {
+        let path = self.0.path_of(LOCK);
+        let file = self.0.file(LOCK, OFlag::O_RDWR | OFlag::O_CREAT)?;
+        let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Lock(lock)),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(errno).context(format!("cannot lock {path}")),
+        };
+        // It waits in the queue like everybody else, in a thread that lets go again of what comes too late.
+        let (turn, told) = mpsc::channel();
+        thread::spawn(move || drop(turn.send(Flock::lock(file, FlockArg::LockExclusive))));
+        match told.recv_timeout(limit) {
+            Ok(Ok(lock)) => Ok(Lock(lock)),
+            Ok(Err((_, errno))) => Err(errno).context(format!("cannot lock {path}")),
+            Err(_) => {
+                Err(Error::failed("another run of wire is not done yet").hint("`wire up` does the rest afterwards"))
+            }
+        }
+    }
+
     /// Holds the place of the one who watches, as long as the value lives. There is one at a time.
     pub fn watcher(&self) -> Result<Watcher, Error> {
         let path = self.0.path_of(WATCHER);
@@ -97,3 +122,24 @@ pub struct Watcher(#[expect(dead_code, reason = "held, not read")] Flock<OwnedFd
 
 /// Held until it is dropped, or the process ends however it ends.
 pub struct Lock(#[expect(dead_code, reason = "held, not read")] Flock<OwnedFd>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_not_waited_for_without_end() {
+        let path = std::env::temp_dir().join(format!("wire-lock-{}", std::process::id()));
+        let run = RunDirectory(Store::open(path.to_str().unwrap(), Mode::S_IRWXU).unwrap());
+        let held = run.lock_within(Duration::ZERO).unwrap();
+        let error = run.lock_within(Duration::from_millis(20)).err().unwrap();
+        assert_eq!(error.message, "another run of wire is not done yet");
+        let got = thread::scope(|scope| {
+            let waits = scope.spawn(|| run.lock_within(Duration::from_secs(20)).is_ok());
+            drop(held);
+            waits.join().unwrap()
+        });
+        assert!(got, "it is had when it is free, whoever came too late before");
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}

@@ -48,6 +48,13 @@ impl User {
         Ok(User { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), home: user.dir })
     }
 
+    /// Whoever has this user id.
+    pub fn with_id(uid: u32) -> Result<User, Error> {
+        let found = nix::unistd::User::from_uid(Uid::from_raw(uid)).context(format_args!("looking for user {uid}"))?;
+        let user = found.ok_or_else(|| Error::failed(format!("there is no user {uid} on this machine")))?;
+        Ok(User { name: user.name, uid, gid: user.gid.as_raw(), home: user.dir })
+    }
+
     pub fn is_root(&self) -> bool {
         self.uid == 0
     }

@@ -11,6 +11,7 @@ mod crash;
 mod down;
 mod generated;
 mod hand;
+mod hook;
 mod host;
 mod ipv6;
 mod lab;

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-mod machine;
+pub mod machine;
 
 use machine::{Machine, Output, Owner, TOPOLOGY, until};
 

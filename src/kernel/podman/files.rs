@@ -12,11 +12,15 @@ use serde::de::DeserializeOwned;
 use toml::de::DeTable;
 
 use crate::kernel::process::Identity;
+use crate::kernel::starting::Notes;
 use crate::kernel::user::User;
 use crate::topology::Name;
 
 /// A few hundred containers take some hundred kilobytes.
 const FILE_MAX: u64 = 8 << 20;
+
+/// There are not even so many storage drivers.
+const DRIVERS: usize = 16;
 
 /// One user's files, their names read at once, their processes when asked for.
 pub struct Files {
@@ -26,6 +30,8 @@ pub struct Files {
     pub exist: bool,
     /// Several ids of one name where a storage of another driver was left behind.
     containers: Vec<Container>,
+    /// Those that are being started, of which nobody else has written anything down yet.
+    starting: Notes,
 }
 
 struct Container {
@@ -43,15 +49,19 @@ pub fn run_roots(user: &User) -> Vec<PathBuf> {
 impl Files {
     pub fn of(user: &User) -> Files {
         let places = Places::of(user);
-        let mut files = Files { uid: user.uid, places, exist: false, containers: Vec::new() };
+        // They are root's alone to read. Where they cannot be, whoever starts a container has not come this far.
+        let starting = Notes::look().unwrap_or_default();
+        let mut files = Files { uid: user.uid, places, exist: false, containers: Vec::new(), starting };
         let stores = files.places.graph_roots.iter().map(|root| (root, "containers.json"));
         // Containers run with `--rm` may be listed where a reboot forgets them.
         let volatile = files.places.run_roots.iter().map(|root| (root, "volatile-containers.json"));
+        // However many a user makes, reading them takes no longer.
+        let mut left = FILE_MAX;
         for (root, list) in stores.chain(volatile) {
             for folder in container_folders(root) {
-                let Some(records) = read_json::<Vec<Record>>(&root.join(&folder).join(list), user.uid) else {
-                    continue;
-                };
+                let Ok(text) = read_most(&root.join(&folder).join(list), user.uid, left) else { continue };
+                left -= text.len() as u64;
+                let Ok(records) = serde_json::from_slice::<Vec<Record>>(&text) else { continue };
                 files.exist = true;
                 files.containers.extend(records.into_iter().flat_map(|record| record.containers(&folder)));
             }
@@ -67,10 +77,30 @@ impl Files {
         names.into_iter()
     }
 
+    /// The names that the container of an id has.
+    pub fn names_of(&self, id: &str) -> Vec<String> {
+        self.containers.iter().filter(|known| known.id == id).map(|known| known.name.clone()).collect()
+    }
+
+    /// Whether the container of an id is to have a network namespace of its own, made for it, as far as its configuration tells.
+    pub fn is_apart(&self, id: &str) -> bool {
+        let folders = self.containers.iter().filter(|known| known.id == id).map(|known| &known.folder);
+        let mut paths = folders.flat_map(|folder| {
+            let of = |root: &PathBuf| root.join(folder).join(id).join("userdata/config.json");
+            self.places.graph_roots.iter().map(of).collect::<Vec<PathBuf>>()
+        });
+        let config: Option<Config> = paths.find_map(|path| read_json(&path, self.uid));
+        config
+            .is_some_and(|config| config.linux.namespaces.iter().any(|one| one.kind == "network" && one.path.is_none()))
+    }
+
     /// The pids that are said to be a container's, with what would prove it.
     pub fn processes(&self, container: &str) -> impl Iterator<Item = (u32, Identity)> {
-        let meant = self.containers.iter().filter(move |known| known.name == container);
-        meant.flat_map(|container| self.of_runtimes(&container.id).chain(self.of_monitor(container)))
+        let meant = self.containers.iter().filter(move |known| known.name == container).take(DRIVERS);
+        meant.flat_map(|container| {
+            let starting = self.starting.process(self.uid, &container.id);
+            self.of_runtimes(&container.id).chain(self.of_monitor(container)).chain(starting)
+        })
     }
 
     fn of_runtimes(&self, id: &str) -> impl Iterator<Item = (u32, Identity)> {
@@ -163,7 +193,8 @@ fn container_folders(root: &Path) -> Vec<PathBuf> {
         return Vec::new();
     };
     let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
-    names.filter(|name| name.to_string_lossy().ends_with("-containers")).map(PathBuf::from).collect()
+    let folders = names.filter(|name| name.to_string_lossy().ends_with("-containers")).map(PathBuf::from);
+    folders.take(DRIVERS).collect()
 }
 
 /// A container in `containers.json`.
@@ -180,6 +211,35 @@ impl Record {
         let names = self.names.unwrap_or_default().into_iter().filter(move |name| is_id && Name::new(name).is_some());
         names.map(move |name| Container { name, id: self.id.clone(), folder: folder.into() })
     }
+}
+
+/// `config.json` of a container (runtime-spec, config-linux).
+#[derive(Deserialize)]
+struct Config {
+    linux: Linux,
+}
+
+#[derive(Deserialize)]
+struct Linux {
+    namespaces: Vec<ConfiguredNamespace>,
+}
+
+#[derive(Deserialize)]
+struct ConfiguredNamespace {
+    #[serde(rename = "type")]
+    kind: String,
+    path: Option<String>,
+}
+
+/// The names that the list of containers next to a container's own folder has for its id: for somebody who is told of the folder
+/// and is to know nothing else.
+pub fn names_beside(bundle: &Path, id: &str) -> Vec<String> {
+    let own = nix::unistd::Uid::effective().as_raw();
+    // The folder is DRIVER-containers/ID/userdata.
+    let list = bundle.parent().and_then(Path::parent).map(|folder| folder.join("containers.json"));
+    let records: Vec<Record> = list.and_then(|list| read_json(&list, own)).unwrap_or_default();
+    let meant = records.into_iter().filter(|record| record.id == id);
+    meant.flat_map(|record| record.containers(Path::new(""))).map(|container| container.name).collect()
 }
 
 /// `status` of crun.
@@ -216,14 +276,18 @@ fn read_json<T: DeserializeOwned>(path: &Path, owner: u32) -> Option<T> {
 /// The content of a regular file of that owner. Root reads users' files here, so none of their links, devices and pipes may
 /// lead elsewhere or keep it waiting; what a linked folder leads to still has to be theirs.
 fn read(path: &Path, owner: u32) -> io::Result<Vec<u8>> {
+    read_most(path, owner, FILE_MAX)
+}
+
+fn read_most(path: &Path, owner: u32, most: u64) -> io::Result<Vec<u8>> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let about = file.metadata()?;
-    if !about.is_file() || about.uid() != owner || about.len() > FILE_MAX {
+    if !about.is_file() || about.uid() != owner || about.len() > most {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut content = Vec::with_capacity(about.len() as usize);
-    file.take(FILE_MAX).read_to_end(&mut content)?;
+    file.take(most).read_to_end(&mut content)?;
     Ok(content)
 }
 
@@ -304,6 +368,43 @@ mod tests {
         folder.write(&format!("runtime/crun/{ID}/status"), crun);
         assert_eq!(files.processes("git-ssh").collect::<Vec<_>>(), [by_runtime, by_monitor]);
         assert_eq!(files.processes("git").next(), None);
+    }
+
+    /// What a hook has noted is told last, and of that user's container alone.
+    #[test]
+    fn a_note_tells_of_one_that_starts() {
+        let folder = Folder::new("note");
+        let mut files = files(&folder, &format!(r#"[{{"id":"{ID}","names":["git-ssh"]}}]"#));
+        let note =
+            |uid: u32| serde_json::from_str(&format!(r#"{{"{uid}/{ID}":{{"pid":7893,"born":103282}}}}"#)).unwrap();
+        files.starting = note(me() ^ 1);
+        assert_eq!(files.processes("git-ssh").next(), None);
+        files.starting = note(me());
+        assert_eq!(files.processes("git-ssh").collect::<Vec<_>>(), [(7893, Identity::Born(103282))]);
+        folder.write(&format!("runtime/crun/{ID}/status"), r#"{"pid": 7894, "process-start-time": 1}"#);
+        assert_eq!(files.processes("git-ssh").next(), Some((7894, Identity::Born(1))));
+    }
+
+    #[test]
+    fn a_configuration_tells_whose_the_namespace_is() {
+        let folder = Folder::new("config");
+        let files = files(&folder, &format!(r#"[{{"id":"{ID}","names":["a","also-a"]}},{{"id":"77","names":["b"]}}]"#));
+        assert_eq!(files.names_of(ID), ["a", "also-a"]);
+        assert!(files.names_of("78").is_empty());
+        let config = format!("graph/overlay-containers/{ID}/userdata/config.json");
+        for (namespaces, apart) in [
+            (r#"{"type":"pid"},{"type":"network"}"#, true),
+            (r#"{"type":"network","path":"/proc/7893/ns/net"}"#, false),
+            (r#"{"type":"pid"}"#, false),
+        ] {
+            folder.write(&config, &format!(r#"{{"ociVersion":"1.0","linux":{{"namespaces":[{namespaces}]}}}}"#));
+            assert_eq!(files.is_apart(ID), apart, "{namespaces}");
+        }
+        folder.write(&config, "{");
+        assert!(!files.is_apart(ID) && !files.is_apart("78"), "nobody knows");
+        let bundle = folder.0.join(format!("graph/overlay-containers/{ID}/userdata"));
+        assert_eq!(names_beside(&bundle, ID), ["a", "also-a"]);
+        assert!(names_beside(Path::new("/"), ID).is_empty() && names_beside(&bundle, "78").is_empty());
     }
 
     #[test]

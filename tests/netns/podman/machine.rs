@@ -181,7 +181,7 @@ impl Machine {
     }
 
     /// A command of root's in the machine, with an empty environment.
-    fn command<S: AsRef<OsStr>>(&self, argv: &[S]) -> Command {
+    pub fn command<S: AsRef<OsStr>>(&self, argv: &[S]) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.pid.to_string(), "-m", "-n", "-p", "--", "/usr/bin/env", "-i"]);
         command.args(argv).stdin(Stdio::null());

@@ -1,6 +1,6 @@
-//! `wire hook`: a container is wired before its first instruction, and unwired when it has ended. Where the hook has power over
-//! the host it does what `wire up NODE` does, by files alone, for podman holds the container's lock and would not answer. The hook
-//! of a user's container hands over to the daemon instead, whose side is `serve`.
+//! `wire hook`: a container is wired before its first instruction, and unwired when it has ended. Where the hook has
+//! power over the host it does what `wire up NODE` does, by files alone, for podman holds the container's lock and
+//! would not answer. The hook of a user's container hands over to the daemon instead, whose side is `serve`.
 
 mod conf;
 mod install;
@@ -90,8 +90,8 @@ fn seconds(terms: &HookTerms) -> Result<u64, Error> {
     Ok(seconds)
 }
 
-/// One call by the runtime or by podman. A container that cannot be wired starts all the same, with no wire to the others, unless
-/// told otherwise; one that ends is never kept from it.
+/// One call by the runtime or by podman. A container that cannot be wired starts all the same, with no wire to the
+/// others, unless told otherwise; one that ends is never kept from it.
 fn stage(voice: &Voice, cli: &Cli, stage: Stage, terms: &HookTerms) -> Result<Exit, Error> {
     let until = Instant::now() + Duration::from_secs(seconds(terms)?);
     let told = Told::read(until);
@@ -249,8 +249,8 @@ pub fn users(topology: &Topology) -> BTreeSet<u32> {
     starting::ids(names.collect::<BTreeSet<&str>>()).into_iter().collect()
 }
 
-/// Does for a guest what its hook cannot do, and tells it. What the guest says is believed as far as its user's own files and the
-/// owner of the namespace bear it out. Comes back with what was done, if the container is a node's.
+/// Does for a guest what its hook cannot do, and tells it. What the guest says is believed as far as its user's own
+/// files and the owner of the namespace bear it out. Comes back with what was done, if the container is a node's.
 pub fn serve(voice: &Voice, topology: &Topology, guest: Guest) -> Result<Option<Wired>, Error> {
     let Request { stage, id, pid } = guest.request.clone();
     let told = Told { id, pid, bundle: None };

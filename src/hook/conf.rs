@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-/// The folders of `[engine] hooks_dir` as these texts say together, the first read first; none where none of them says so.
+/// The folders of `[engine] hooks_dir` as these texts say together, the first read first; none where none of them says
+/// so.
 pub fn hooks_dirs<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<Vec<PathBuf>> {
     let mut known = None;
     for text in texts {

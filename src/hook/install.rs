@@ -1,5 +1,5 @@
-//! `wire hook install` and `remove`: the files that have podman run the hook, where podman reads them. What is not wire's is neither
-//! written over nor taken away.
+//! `wire hook install` and `remove`: the files that have podman run the hook, where podman reads them. What is not
+//! wire's is neither written over nor taken away.
 
 use std::fs;
 use std::io;

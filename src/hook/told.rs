@@ -1,5 +1,5 @@
-//! What the OCI runtime tells a hook on its standard input: the state of a container (runtime-spec, "State"). Nobody is waited for
-//! without end, and nothing is read without end.
+//! What the OCI runtime tells a hook on its standard input: the state of a container (runtime-spec, "State"). Nobody is
+//! waited for without end, and nothing is read without end.
 
 use std::fmt;
 use std::io::{self, Read};

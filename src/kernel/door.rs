@@ -1,6 +1,7 @@
-//! The door of the daemon: a socket at which the hooks of users without root's rights ask for what they cannot do themselves. One
-//! packet each way. Who asks is said by the kernel (`SO_PEERCRED`); whatever else is in the packet is that user's claim, and for
-//! others to judge. Nobody is waited for, neither those who say nothing nor those who ask without end.
+//! The door of the daemon: a socket at which the hooks of users without root's rights ask for what they cannot do
+//! themselves. One packet each way. Who asks is said by the kernel (`SO_PEERCRED`); whatever else is in the packet is
+//! that user's claim, and for others to judge. Nobody is waited for, neither those who say nothing nor those who ask
+//! without end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -159,8 +160,8 @@ impl Door {
         self.pace.get(&uid).and_then(|paced| paced.checked_sub(PACE * (BURST - 1))).map_or(now, |turn| turn.max(now))
     }
 
-    /// Lets in who is at the door, sends away who says nothing, and gives back who is to be answered now: few of each user at a
-    /// time, and none that would have to be waited for.
+    /// Lets in who is at the door, sends away who says nothing, and gives back who is to be answered now: few of each
+    /// user at a time, and none that would have to be waited for.
     pub fn guests(&mut self) -> Vec<Guest> {
         self.let_in();
         let now = Instant::now();

@@ -1,6 +1,6 @@
-//! Containers that are being started. While an OCI hook runs, neither podman nor the runtime has written down which process is
-//! the container's: only the hook is told. So it leaves a note of that in `/run/wire`, for whoever wires another container
-//! meanwhile. What a note says has to be proven like every other claim. It knows nothing of wires.
+//! Containers that are being started. While an OCI hook runs, neither podman nor the runtime has written down which
+//! process is the container's: only the hook is told. So it leaves a note of that in `/run/wire`, for whoever wires
+//! another container meanwhile. What a note says has to be proven like every other claim. It knows nothing of wires.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -179,8 +179,8 @@ pub fn names_beside(bundle: &Path, id: &str) -> Vec<String> {
     files::names_beside(bundle, id)
 }
 
-/// Whether this process has power over the network namespace that it is in. The hook of a container without root's rights runs as
-/// root of a user namespace that owns the containers' networks, and not the host's.
+/// Whether this process has power over the network namespace that it is in. The hook of a container without root's
+/// rights runs as root of a user namespace that owns the containers' networks, and not the host's.
 pub fn rules_here() -> Result<bool, Error> {
     let tried = "cannot tell whose this network namespace is";
     let network = File::open("/proc/self/ns/net").context(tried)?;

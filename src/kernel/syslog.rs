@@ -1,4 +1,5 @@
-//! A line in the system's log, for whoever runs where nobody reads what it writes: the OCI runtime throws away what a hook says.
+//! A line in the system's log, for whoever runs where nobody reads what it writes: the OCI runtime throws away what a
+//! hook says.
 
 use std::os::unix::net::UnixDatagram;
 

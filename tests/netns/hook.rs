@@ -1,5 +1,6 @@
-//! `wire hook` as real podman and its runtime call it: what a container finds at its first instruction, by its own eyes, and what
-//! is left when it has ended. Observed by `ip` and `nft` in the namespaces of the processes that podman names.
+//! `wire hook` as real podman and its runtime call it: what a container finds at its first instruction, by its own
+//! eyes, and what is left when it has ended. Observed by `ip` and `nft` in the namespaces of the processes that podman
+//! names.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,9 @@ use crate::podman::machine::{Machine, Output, Owner, TOPOLOGY, until};
 
 /// Where the program is in the machine: a hook's path must be root's alone.
 const WIRE: &str = "/run/bin/wire";
+
+/// What `podman run` exits with where the runtime does not start the container.
+const REFUSED: i32 = 126;
 
 /// A hub and two leaves, all wired to each other.
 const HOUSE: &str = r#"
@@ -55,9 +59,7 @@ impl House {
 
     /// Runs `wire hook` as somebody.
     fn hook(&self, owner: Owner, words: &str) -> Output {
-        let script = format!("{{ {WIRE} -f {TOPOLOGY} hook {words}; }} 2>&1 || echo \"exit $?\"");
-        let said = self.0.sh(owner, &script);
-        self.0.run(&["sh", "-c", "printf %s \"$1\"; case $1 in *'exit 1') exit 1;; esac", "sh", said.trim_end()])
+        self.0.attempt(owner, &format!("{WIRE} -f {TOPOLOGY} hook {words}"))
     }
 
     fn install(&self, owner: Owner, words: &str) {
@@ -73,11 +75,8 @@ impl House {
                     trap 'exit 0' TERM; sleep 1000000 & wait";
         let look = look.replace("NAME", name);
         let flags = if flags.contains("--network") { flags.to_owned() } else { format!("{flags} --network none") };
-        let script = format!(
-            "podman run -d --name {name} {flags} -v /run/out:/out localhost/image:1 sh -c \"{look}\" 2>&1 || echo 'exit 1'"
-        );
-        let said = self.0.sh(owner, &script);
-        self.0.run(&["sh", "-c", "printf %s \"$1\"; case $1 in *'exit 1') exit 1;; esac", "sh", said.trim_end()])
+        let options = format!("-d --name {name} {flags} -v /run/out:/out");
+        self.0.attempt(owner, &format!("podman run {options} localhost/image:1 sh -c \"{look}\""))
     }
 
     /// What the starts of a container have seen, once there are so many.
@@ -106,8 +105,8 @@ impl House {
     }
 }
 
-/// However a container starts, its first instruction sees its addresses, its routes and the far ends up, and podman is asked
-/// nothing meanwhile, although not every node runs.
+/// However a container starts, its first instruction sees its addresses, its routes and the far ends up, and podman is
+/// asked nothing meanwhile, although not every node runs.
 #[test]
 #[ignore = "needs root and podman: scripts/test runs it"]
 fn the_first_instruction_sees_its_wires() {
@@ -176,8 +175,8 @@ fn a_failure_lets_start_or_does_not() {
     house.run(None, "a", "").expect(0);
     assert_eq!(house.seen("a", 1), [""]);
     house.install(None, "--wait 1s --strict");
-    let said = house.run(None, "b", "").expect(1);
-    assert!(said.stdout.contains("error executing hook"), "{}", said.stdout);
+    let said = house.run(None, "b", "").expect(REFUSED);
+    assert!(said.stderr.contains("error executing hook"), "{}", said.stderr);
     assert!(!house.0.path("/run/out/b").exists(), "it ran");
     house.run(None, "c", "").expect(0);
 
@@ -187,7 +186,7 @@ fn a_failure_lets_start_or_does_not() {
         (!house.0.sh(None, "flock -n /run/wire/lock true && echo free || :").contains("free")).then_some(())
     });
     let start = Instant::now();
-    house.run(None, "b", "").expect(1);
+    house.run(None, "b", "").expect(REFUSED);
     assert!((1..20).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     house.install(None, "--wait 1s");
     house.0.podman(None, "rm -f -t 0 b");
@@ -208,7 +207,7 @@ fn an_invalid_file_wires_nobody() {
     house.run(None, "a", "").expect(0);
     assert_eq!(house.seen("a", 1), [""]);
     house.install(None, "--strict");
-    house.run(None, "b", "").expect(1);
+    house.run(None, "b", "").expect(REFUSED);
     house.run(None, "stranger-of-the-file", "").expect(0);
     let id = house.0.podman(None, "inspect -f '{{.Id}}' a");
     let state = format!("printf '{{\"id\":\"%s\",\"pid\":{}}}' {}", house.pid(None, "a"), id.trim());
@@ -283,8 +282,8 @@ fn two_that_start_at_once_converge() {
     }
 }
 
-/// Somebody else may keep the namespace of a container that has ended: its wires go all the same, nothing else does, and it gets
-/// new ones when it comes back.
+/// Somebody else may keep the namespace of a container that has ended: its wires go all the same, nothing else does,
+/// and it gets new ones when it comes back.
 #[test]
 #[ignore = "needs root and podman: scripts/test runs it"]
 fn what_has_ended_has_no_wires() {
@@ -362,19 +361,20 @@ fn install_and_remove_are_exact() {
     assert!(drop_in.contains("[\"/etc/hooks\", \"/run/home/anna/.config/containers/oci/hooks.d\"]"), "{drop_in}");
     // Neither what others may change nor what others wrote.
     machine.sh(None, "echo '{}' >/etc/hooks/wire.json");
-    assert!(house.hook(None, "install").expect(1).stdout.contains("/etc/hooks/wire.json is not wire's"));
+    assert!(house.hook(None, "install").expect(1).stderr.contains("/etc/hooks/wire.json is not wire's"));
     house.hook(None, "remove").expect(0);
     assert_eq!(list("/etc/hooks").trim(), "./wire.json");
     machine.sh(None, "rm /etc/hooks/wire.json; chmod 777 /run/bin");
-    let said = house.hook(None, "install").expect(1).stdout;
+    let said = house.hook(None, "install").expect(1).stderr;
     assert!(said.contains("/run/bin can be written by others"), "{said}");
     machine.sh(None, &format!("chmod 755 /run/bin; chown 59002 {WIRE}"));
     for owner in [None, Some("anna")] {
-        assert!(house.hook(owner, "install").expect(1).stdout.contains("belongs to bert"));
+        assert!(house.hook(owner, "install").expect(1).stderr.contains("belongs to bert"));
     }
 }
 
-/// The hook of a user's container has somebody with power over the host do it, who believes the user nothing that is not so.
+/// The hook of a user's container has somebody with power over the host do it, who believes the user nothing that is
+/// not so.
 #[test]
 #[ignore = "needs root and podman: scripts/test runs it"]
 fn a_users_container_is_wired_by_the_daemon() {
@@ -393,7 +393,7 @@ fn a_users_container_is_wired_by_the_daemon() {
     assert_eq!(house.seen("a", 1), [""], "nobody is there to wire it");
     machine.podman(Some("anna"), "rm -f -t 0 a");
     house.install(Some("anna"), "--strict --wait 1s");
-    house.run(Some("anna"), "a", "").expect(1);
+    house.run(Some("anna"), "a", "").expect(REFUSED);
     house.run(Some("anna"), "other", "").expect(0);
 
     let serve = format!("/usr/bin/env -i {WIRE} -f {TOPOLOGY} hook serve");
@@ -412,8 +412,8 @@ fn a_users_container_is_wired_by_the_daemon() {
     let id =
         |owner: Owner, name: &str| machine.podman(owner, &format!("inspect -f '{{{{.Id}}}}' {name}")).trim().to_owned();
     let (own, theirs) = (id(Some("anna"), "a"), id(Some("bert"), "b"));
-    let before = ["edge", "a", "b"]
-        .map(|name| house.wires(users[["edge", "a", "b"].iter().position(|n| *n == name).unwrap()], name));
+    let all = || [(None, "edge"), (Some("anna"), "a"), (Some("bert"), "b")].map(|(user, name)| house.wires(user, name));
+    let before = all();
     let ask = |id: &str, pid: u32| {
         let state = format!("echo '{{\"id\":\"{id}\",\"pid\":{pid}}}'");
         machine.sh(
@@ -434,9 +434,7 @@ fn a_users_container_is_wired_by_the_daemon() {
     // The container of somebody else is none of this user's, so there is nothing to do.
     assert!(ask(&theirs, house.pid(Some("anna"), "a")).ends_with("done\n"));
     assert!(ask("\\u001b[31m", 7).ends_with("done\n"));
-    let after = ["edge", "a", "b"]
-        .map(|name| house.wires(users[["edge", "a", "b"].iter().position(|n| *n == name).unwrap()], name));
-    assert_eq!(before, after);
+    assert_eq!(all(), before);
 
     // One who asks without end is in nobody's way.
     let state = format!("{{\"id\":\"{own}\",\"pid\":7}}");

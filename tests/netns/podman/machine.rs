@@ -201,6 +201,11 @@ impl Machine {
         self.run(&shell(owner, script)).expect(0).stdout
     }
 
+    /// Runs shell commands as a user, which may fail.
+    pub fn attempt(&self, owner: Owner, script: &str) -> Output {
+        self.run(&shell(owner, script))
+    }
+
     /// Starts a program in the background, after a shell command, and tells its pid. It ends with the machine.
     #[track_caller]
     pub fn background(&self, owner: Owner, first: &str, program: &str) -> u32 {

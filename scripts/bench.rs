@@ -9,7 +9,7 @@
 //! - a shell script, one `ip` command a step, and `nft -f`;
 //! - the floor, this program started as `bench floor N`: bare netlink, the same kernel objects, no checks, no read-back.
 //!
-//! Then what passes over the wires: `measure/traffic.rs`.
+//! Then how soon `wire watch` mends the house, `measure/life.rs`, and what passes over the wires: `measure/traffic.rs`.
 
 // `wait4` is the only way to learn the peak memory of one child, and neither std nor nix has it.
 #![expect(
@@ -22,6 +22,7 @@
 mod measure {
     pub mod floor;
     pub mod host;
+    pub mod life;
     pub mod netlink;
     pub mod rules;
     pub mod traffic;
@@ -38,6 +39,7 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::Instant;
 
 use measure::host::{Lab, PretendHost};
+use measure::life::{self, Life};
 use measure::rules::{BACK, CHANGE, NEW};
 use measure::traffic::{self, BRIDGED, FILTERED, PUBLISHED, Traffic, wired};
 use measure::wiring::{self, CHANGED, TOPOLOGY, Wiring};
@@ -46,9 +48,10 @@ use measure::{floor, rules};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "\
-usage: scripts/bench [--only house,stars,traffic] [--n 15,100,1000] [--repeat R] [--slow] [--strict] [--wire PATH]
+usage: scripts/bench [--only house,life,stars,traffic] [--n 15,100,1000] [--repeat R] [--slow] [--strict] [--wire PATH]
 
-  --only LIST   parts of it: the house of topology/pluto.toml, N leaves around a hub, what passes over the wires
+  --only LIST   parts of it: the house of topology/pluto.toml, how soon it is mended there and what a watch costs in a quiet
+                minute, N leaves around a hub, what passes over the wires
   --n LIST      how many leaves, each a column (default 15,100,1000; 5000 takes its time)
   --repeat R    rounds for each column (default 15, from 100 leaves on 5, from 1000 on 3), and for the traffic (300)
   --slow        the shell script above 100 leaves too: a minute or more for each round
@@ -92,7 +95,8 @@ fn bench(args: &[String]) -> Result<bool> {
     let house = Path::new("topology/pluto.toml").canonicalize();
 
     let mut columns = Vec::new();
-    if options.runs("house") {
+    let mut life = None;
+    if options.runs("house") || options.runs("life") {
         // A host of its own: `wire` looks into every namespace that it finds.
         let mut pretend = PretendHost::enter()?;
         let mut wiring = wiring::house(HOUSE, &house?, &options.wire)?;
@@ -101,7 +105,12 @@ fn bench(args: &[String]) -> Result<bool> {
         once("up")?;
         wiring.wires = wiring::recorded(&options.wire)?;
         once("down")?;
-        columns.push(measure(&pretend, &wiring, &options)?);
+        if options.runs("house") {
+            columns.push(measure(&pretend, &wiring, &options)?);
+        }
+        if options.runs("life") {
+            life = Some(live(&pretend, &wiring, &options)?);
+        }
     }
     let mut pretend = PretendHost::enter()?;
     for &n in options.sizes.iter().filter(|_| options.runs("stars")) {
@@ -114,8 +123,9 @@ fn bench(args: &[String]) -> Result<bool> {
     if !columns.is_empty() {
         print_times(&columns);
     }
+    life.iter().for_each(print_life);
     traffic.iter().for_each(print_traffic);
-    let met = print_targets(&columns, traffic.as_ref(), &binary);
+    let met = print_targets(&columns, life.as_ref(), traffic.as_ref(), &binary);
     Ok(met || !options.strict)
 }
 
@@ -158,7 +168,9 @@ impl Options {
         let sane = options.sizes.iter().all(|n| (1..=9999).contains(n)) && options.repeat != Some(0);
         // A path that does not exist stays as it is, to be named as the user wrote it.
         options.wire = options.wire.canonicalize().unwrap_or(options.wire);
-        if let Some(part) = options.only.iter().find(|part| !["house", "stars", "traffic"].contains(&part.as_str())) {
+        if let Some(part) =
+            options.only.iter().find(|part| !["house", "life", "stars", "traffic"].contains(&part.as_str()))
+        {
             return Err(format!("there is no part {part}\n{USAGE}").into());
         }
         if sane { Ok(options) } else { Err("1 to 9999 leaves, and at least one round".into()) }
@@ -361,6 +373,19 @@ fn measure(pretend: &PretendHost, wiring: &Wiring, options: &Options) -> Result<
     Ok(column)
 }
 
+/// What `wire watch` does with a house.
+fn live(pretend: &PretendHost, wiring: &Wiring, options: &Options) -> Result<Life> {
+    eprintln!("bench: {}, wire watch", wiring.title);
+    wiring::write_files(wiring, &options.wire)?;
+    let mut lab = Lab { pretend, wiring, rules: BTreeMap::new() };
+    run(wire(options, "up", TOPOLOGY))?;
+    lab.rules = lab.count_rules()?;
+    let life = life::measure(&lab, options, options.repeat.unwrap_or(15))?;
+    run(wire(options, "down", TOPOLOGY))?;
+    lab.expect_bare()?;
+    Ok(life)
+}
+
 /// Runs a program to its end; a failure comes back with what it had to say.
 fn run(mut command: Command) -> Result<Run> {
     let log = format!("{WORK}/stderr");
@@ -485,6 +510,26 @@ fn print_times(columns: &[Column]) {
     );
 }
 
+fn print_life(life: &Life) {
+    println!("\n{:34}{:>26}", "mended by wire watch", "ms, median (min-max)");
+    for (what, times) in &life.mends {
+        let low = times.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = times.iter().copied().fold(0.0, f64::max);
+        let middle = median(times.clone()).map_or("-".into(), brief);
+        println!("{what:34}{:>26}", format!("{middle} ({}-{})", brief(low), brief(high)));
+    }
+    let idle = &life.idle;
+    println!(
+        "\n{} s in which nothing happened: {} ms of processors, woken {} times; {} KiB resident, {} descriptors.\n\
+         From just before it is broken until the kernel has it back, in {HOUSE}.",
+        idle.seconds,
+        brief(idle.busy_milliseconds),
+        idle.wakes,
+        idle.resident_kib,
+        idle.descriptors
+    );
+}
+
 fn print_traffic(traffic: &Traffic) {
     println!("\n{:34}{:>10}{:>16}", "leaf to hub, median", "Gbit/s", "there and back");
     for pair in &traffic.pairs {
@@ -509,7 +554,7 @@ fn brief(ms: f64) -> String {
 }
 
 /// Prints what is wanted beside what was measured; false if something was missed.
-fn print_targets(columns: &[Column], traffic: Option<&Traffic>, binary: &Binary) -> bool {
+fn print_targets(columns: &[Column], life: Option<&Life>, traffic: Option<&Traffic>, binary: &Binary) -> bool {
     let title = |n: usize| format!("N = {n}");
     let at = |title: &str| columns.iter().find(|column| column.title == title);
     let ratio = |title: &str, of: Row, to: Row| at(title).and_then(|column| column.ratio(of, to));
@@ -517,6 +562,7 @@ fn print_targets(columns: &[Column], traffic: Option<&Traffic>, binary: &Binary)
     let per_wire = |n: usize| at(&title(n)).and_then(|column| column.per_wire(Row::Up));
     let growth = per_wire(1000).zip(per_wire(15)).map(|(many, few)| many / few);
     let peak = |n: usize| at(&title(n)).and_then(|column| column.peak_mib(Row::Up));
+    let mend = |place: usize| life.and_then(|life| median(life.mends.get(place)?.1.clone()));
     let (one, most) = (wired(1), wired(1000));
     let bulk = |of: &str, to: &str| traffic.and_then(|traffic| traffic.bulk(of, to));
     let message = |of: &str, to: &str| traffic.and_then(|traffic| traffic.message(of, to));
@@ -552,6 +598,12 @@ fn print_targets(columns: &[Column], traffic: Option<&Traffic>, binary: &Binary)
         ("up, a wire at 1000 / at 15", growth, 1.4),
         ("peak memory of up, MiB, N = 15", peak(15), 8.0),
         ("peak memory of up, MiB, N = 1000", peak(1000), 48.0),
+        ("ms to mend flushed rules of a leaf", mend(0), 50.0),
+        ("ms to mend flushed rules of the hub", mend(1), 50.0),
+        ("ms to mend flushed rules of the host", mend(2), 50.0),
+        ("ms to mend a deleted wire", mend(3), 50.0),
+        ("wakes of an idle watch in a minute", life.map(|life| life.idle.wakes as f64), 0.0),
+        ("memory of a watch, MiB", life.map(|life| life.idle.resident_kib as f64 / 1024.0), 16.0),
         ("bulk, 100 wires in the hub / 1", bulk(&wired(100), &one), 1.05),
         ("bulk, 1000 wires in the hub / 1", bulk(&most, &one), 1.05),
         ("message, 100 wires in the hub / 1", message(&wired(100), &one), 1.05),

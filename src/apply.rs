@@ -54,20 +54,29 @@ pub fn change_after(
     want: &dyn Fn(&State) -> State,
     first: &mut dyn FnMut(&State, &State, &[Change]) -> Result<(), Error>,
 ) -> Result<(Report, State), Error> {
-    carry_out(Kernel::open(Some(RunDirectory::open()?))?, voice, rules, scope, lock, want, first)
+    let mut kernel = Kernel::open(Some(RunDirectory::open()?))?;
+    let changed = carry_out(&mut kernel, voice, rules, scope, lock, want, first);
+    kernel.leave_open();
+    changed
 }
 
-/// The same, while podman holds a container's lock and would not answer: it is not asked.
-pub fn change_by_files(
+/// The same for whoever stays: it goes by what podman has written down, which is quick, and gives the namespaces back to be
+/// closed when there is time for it.
+pub fn mend(voice: &Voice, rules: &Rules, scope: &Scope, lock: &Lock) -> Result<(Report, State, Kernel), Error> {
+    mend_to(voice, rules, scope, lock, &|seen| desired::up(rules.topology(), rules, scope, seen))
+}
+
+/// The same, where something else is wanted.
+pub fn mend_to(
     voice: &Voice,
     rules: &Rules,
     scope: &Scope,
     lock: &Lock,
     want: &dyn Fn(&State) -> State,
-) -> Result<(Report, State), Error> {
-    let mut kernel = Kernel::open(Some(RunDirectory::open()?))?;
-    kernel.by_files();
-    carry_out(kernel, voice, rules, scope, lock, want, &mut |_, _, _| Ok(()))
+) -> Result<(Report, State, Kernel), Error> {
+    let mut kernel = Kernel::by_files(Some(RunDirectory::open()?))?;
+    let (report, seen) = carry_out(&mut kernel, voice, rules, scope, lock, want, &mut |_, _, _| Ok(()))?;
+    Ok((report, seen, kernel))
 }
 
 /// The same for what was there before a change, which may have set devices that the file does not speak of.
@@ -81,11 +90,13 @@ pub fn back(
 ) -> Result<Report, Error> {
     let mut kernel = Kernel::open(Some(RunDirectory::open()?))?;
     kernel.look_also(devices);
-    Ok(carry_out(kernel, voice, rules, scope, lock, want, &mut |_, _, _| Ok(()))?.0)
+    let changed = carry_out(&mut kernel, voice, rules, scope, lock, want, &mut |_, _, _| Ok(()));
+    kernel.leave_open();
+    Ok(changed?.0)
 }
 
 fn carry_out(
-    mut kernel: Kernel,
+    kernel: &mut Kernel,
     voice: &Voice,
     rules: &Rules,
     scope: &Scope,
@@ -97,7 +108,7 @@ fn carry_out(
     let mut refused: Vec<(Change, String)> = Vec::new();
     let mut round = 0;
     loop {
-        let seen = observe(&mut kernel, rules, scope)?;
+        let seen = observe(kernel, rules, scope)?;
         let wanted = want(&seen);
         let Plan { changes, waiting, findings } = plan::diff(&wanted, &seen);
         if changes.is_empty() || round == ROUNDS {
@@ -108,7 +119,6 @@ fn carry_out(
                 .retain(|done| !left.contains(&done.wire) || !failed(done) && !changes.iter().any(|c| c.is_same(done)));
             report.failed = changes.into_iter().map(|change| with_error(change, &refused)).collect();
             (report.waiting, report.findings) = (waiting, findings);
-            kernel.leave_open();
             return Ok((report, seen));
         }
         if round == 0 {
@@ -132,10 +142,25 @@ fn carry_out(
 
 /// Gives the namespaces that use them the elements of sets as they are now, and touches nothing else of their rules.
 pub fn elements(voice: &Voice, topology: &Topology, changed: &Sets, lock: &Lock) -> Result<(), Error> {
+    let mut kernel = Kernel::open(Some(RunDirectory::open()?))?;
+    let refilled = refill(&mut kernel, voice, topology, changed, lock);
+    kernel.leave_open();
+    refilled
+}
+
+/// The same with namespaces that are somebody's to close.
+pub fn refill(
+    kernel: &mut Kernel,
+    voice: &Voice,
+    topology: &Topology,
+    changed: &Sets,
+    lock: &Lock,
+) -> Result<(), Error> {
     let ranges = sets::ranges(changed);
     let rules = Rules::of(topology, &ranges);
     let scope = Scope::everything(topology);
-    let (report, _) = change(voice, &rules, &scope, lock, |seen| desired::refilled(&rules, changed.keys(), seen))?;
+    let want = |seen: &State| desired::refilled(&rules, changed.keys(), seen);
+    let (report, _) = carry_out(kernel, voice, &rules, &scope, lock, &want, &mut |_, _, _| Ok(()))?;
     match report.failed.first() {
         Some((change, error)) => {
             Err(Error::failed(format!("the kernel's sets are not as they are to be: {change}: {error}"))
@@ -158,7 +183,7 @@ fn with_error(change: Change, refused: &[(Change, String)]) -> (Change, String) 
 fn nodes_of(topology: &Topology, scope: &Scope) -> BTreeSet<Name> {
     let wires = topology.wires.iter().filter(|wire| scope.wires.contains(&wire.name));
     let ends = wires.flat_map(|wire| wire.ends.iter().map(|end| end.node.clone()));
-    ends.chain(scope.nodes.iter().cloned()).collect()
+    ends.chain(scope.nodes.iter().chain(&scope.rules).cloned()).collect()
 }
 
 fn observe(kernel: &mut Kernel, rules: &Rules, scope: &Scope) -> Result<State, Error> {

@@ -85,6 +85,8 @@ pub enum Command {
     },
     /// Keep what `up --confirm` has changed
     Confirm,
+    /// Stay, and keep the kernel true to the file
+    Watch,
     /// Remove what wire made, and nothing else
     Down(Targets),
     /// List live links and every deviation from the file
@@ -192,10 +194,6 @@ pub enum HookVerb {
     Install(HookTerms),
     /// Take that back
     Remove,
-    /// Serve the hooks of users and nothing else, as `wire watch` does beside its own work: for tests
-    #[cfg(debug_assertions)]
-    #[command(hide = true)]
-    Serve,
 }
 
 #[derive(Args, Debug)]

@@ -1,6 +1,7 @@
 //! `wire up --confirm`: a change that is undone again unless somebody says in time that it is good. Whoever undoes it is left
 //! behind before anything is changed, so that not even a kill in the midst of the change leaves it there for ever.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::apply;
@@ -45,6 +46,17 @@ pub fn none_pending(_lock: &Lock) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// The file that is there while a change waits.
+pub fn file() -> PathBuf {
+    RunDirectory::pending_file()
+}
+
+/// How long a change waits yet, where one does and somebody would undo it.
+pub fn waits(_lock: &Lock) -> Result<Option<Duration>, Error> {
+    let pending = RunDirectory::open()?.pending()?;
+    Ok(pending.and_then(|(pending, is_waited_for)| is_waited_for.then(|| pending.left())))
 }
 
 /// Says of a change that waits what will become of what was done now.

@@ -33,7 +33,7 @@ pub fn up(topology: &Topology, rules: &Rules, scope: &Scope, seen: &State) -> St
         if let Some(seen) = seen.namespaces.get(name).filter(|_| !namespace.ends.is_empty()) {
             namespace.settings = whole_namespace(&seen.settings);
         }
-        let touched = !namespace.ends.is_empty() || scope.nodes.contains(name);
+        let touched = !namespace.ends.is_empty() || scope.nodes.contains(name) || scope.rules.contains(name);
         let known = name.is_host() || topology.nodes.get(name).is_some_and(|node| node.shares.is_none());
         if touched && known {
             police(rules, name, seen.namespaces.get(name), namespace);

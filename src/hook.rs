@@ -14,6 +14,7 @@ use crate::cli::{Cli, HookTerms, HookVerb};
 use crate::desired;
 use crate::error::{Error, Exit, Fault};
 use crate::file;
+use crate::kernel::Kernel;
 use crate::kernel::door::{self, Guest, Request, Stage};
 use crate::kernel::starting::{self, Owner};
 use crate::kernel::syslog;
@@ -37,6 +38,9 @@ const TURN: Duration = Duration::from_secs(5);
 pub struct Wired {
     pub node: Name,
     pub report: Report,
+    pub seen: State,
+    /// Its namespaces are the caller's to close.
+    pub kernel: Kernel,
 }
 
 pub fn run(voice: &Voice, cli: &Cli, verb: &HookVerb) -> Result<Exit, Error> {
@@ -48,34 +52,6 @@ pub fn run(voice: &Voice, cli: &Cli, verb: &HookVerb) -> Result<Exit, Error> {
             install::install(voice, cli, terms, wait)
         }
         HookVerb::Remove => install::remove(voice),
-        #[cfg(debug_assertions)]
-        HookVerb::Serve => serve_alone(voice, cli),
-    }
-}
-
-/// The loop of a daemon that has nothing else to do.
-#[cfg(debug_assertions)]
-fn serve_alone(voice: &Voice, cli: &Cli) -> Result<Exit, Error> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let path = cli.topology();
-    let mut door = door::Door::open(BTreeSet::new())?;
-    loop {
-        let left = door.due().map(|due| due.saturating_duration_since(Instant::now()));
-        let left = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
-        let mut fds: Vec<PollFd> = door.fds().into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let _ = poll(&mut fds, left);
-        let text = file::read(&path, cli.trust_owner.as_deref())?;
-        let topology = parse::topology(&text).map_err(|faults| invalid(&path.display().to_string(), &faults))?;
-        door.welcome(users(&topology));
-        for guest in door.guests() {
-            let uid = guest.uid;
-            let line = match serve(voice, &topology, guest) {
-                Ok(Some(wired)) => format!("{} of {uid}: {}", wired.node, count(wired.report.done.len(), "change")),
-                Ok(None) => format!("a container of {uid} is no node"),
-                Err(error) => format!("refused {uid}: {}", error.message),
-            };
-            voice.print(&format!("{line}\n"));
-        }
     }
 }
 
@@ -113,7 +89,9 @@ fn stage(voice: &Voice, cli: &Cli, stage: Stage, terms: &HookTerms) -> Result<Ex
     if !voice.json {
         voice.report(&wired.report, "hook");
     }
-    Ok(match shortfall(&wired.report) {
+    let shortfall = shortfall(&wired.report);
+    wired.kernel.leave_open();
+    Ok(match shortfall {
         Some(error) => failed(voice, stage, told.ok().as_ref(), &error, terms.strict),
         None => Exit::Done,
     })
@@ -220,10 +198,10 @@ fn wire(
         false => desired::up(topology, &rules, &scope, seen),
         true => desired::without(seen, &node.name, &scope),
     };
-    let (report, seen) = apply::change_by_files(voice, &rules, &scope, &lock, &want)?;
+    let (report, seen, kernel) = apply::mend_to(voice, &rules, &scope, &lock, &want)?;
     match seen.waiting.get(&node.name) {
         Some(reason) if !gone => Err(Error::failed(reason.clone())),
-        _ => Ok(Some(Wired { node: node.name.clone(), report })),
+        _ => Ok(Some(Wired { node: node.name.clone(), report, seen, kernel })),
     }
 }
 

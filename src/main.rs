@@ -36,6 +36,7 @@ mod target;
 mod topology;
 mod undo;
 mod voice;
+mod watch;
 mod why;
 
 use std::path::Path;
@@ -96,6 +97,10 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Ok(topology) => topology,
         Err(faults) => return Ok(voice.faults(&path, &text, &faults) as u8),
     };
+    if let Command::Watch = &cli.command {
+        let source = watch::Source { file, trusted: cli.trust_owner.as_deref() };
+        return Ok(watch::run(voice, &source, text, topology)? as u8);
+    }
     let scope = |targets: &cli::Targets| Scope::of(&topology, &targets.targets);
     let exit = match &cli.command {
         Command::Check => check(voice, &path, &text, &topology),
@@ -116,7 +121,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
             sets::run(voice, &path, &topology, verb, push)?
         }
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
-        Command::Number | Command::Confirm | Command::Hook { .. } => Exit::Done,
+        Command::Watch | Command::Number | Command::Confirm | Command::Hook { .. } => Exit::Done,
         Command::Completions { .. } | Command::Man => Exit::Done,
     };
     Ok(exit as u8)
@@ -320,6 +325,10 @@ fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error
     let lock = apply::lock(voice)?;
     let (report, _) = apply::change(voice, &rules, scope, &lock, desired::down)?;
     voice.report(&report, "down");
+    if kernel::run::RunDirectory::look()?.is_some_and(|run| run.is_watched()) {
+        let warning = Error::failed("`wire watch` runs and makes again what the file has");
+        voice.warn(&warning.hint("stop it first (the service `wire-watch`), or strike it from the file"));
+    }
     confirm::remind(voice, &lock);
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
 }

@@ -200,7 +200,7 @@ fn deviation(change: &Change) -> String {
     }
 }
 
-fn change(change: &Change) -> Value {
+pub fn change(change: &Change) -> Value {
     json!({
         "node": change.node,
         "action": change.action.verb(),
@@ -213,7 +213,7 @@ fn waiting(waiting: &[Waiting]) -> Value {
     waiting.iter().map(|w| json!({ "wire": w.wire, "node": w.node, "reason": w.reason })).collect()
 }
 
-fn finding(finding: &Finding) -> Value {
+pub fn finding(finding: &Finding) -> Value {
     let Finding { node, wire, kind, message, hint, .. } = finding;
     json!({ "node": node, "wire": wire, "kind": kind, "message": message, "hint": hint })
 }

@@ -30,11 +30,11 @@ use crate::rules::Ranges;
 use crate::topology::{Name, Set, Topology};
 use crate::voice::Voice;
 
-use ask::Answers;
 use file::Line;
 use kept::{Kept, Shelf};
 use names::{learn, refusal};
 
+pub use ask::Answers;
 pub use edit::run;
 
 /// The contents of every set, by its name.
@@ -166,7 +166,8 @@ pub fn ranges(sets: &Sets) -> Ranges {
     sets.iter().map(|(name, contents)| (name.clone(), of(contents))).collect()
 }
 
-fn renew<'a>(
+/// The same for these sets alone.
+pub fn renew<'a>(
     voice: &Voice,
     sets: impl IntoIterator<Item = &'a Set>,
     answers: &Answers,

@@ -42,6 +42,8 @@ pub struct Namespace {
     pub others_remembered: BTreeMap<(Device, Setting), i32>,
     /// The rules.
     pub table: Option<Arc<Table>>,
+    /// Which state of all the rules of the namespace that is: another after every change by anybody. Only ever seen.
+    pub generation: u32,
     /// What its named counters have counted, in packets. Only ever seen.
     pub counts: BTreeMap<Text, u64>,
     /// By wire in audit mode, what the rules would not have let begin: source, destination, protocol, and port or ICMP type and

@@ -10,13 +10,15 @@ use crate::topology::{Name, Topology};
 mod tests;
 
 /// What a command is about.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scope {
     /// No TARGET was given: everything, struck wires included.
     pub everything: bool,
     pub wires: BTreeSet<Name>,
     /// Named as nodes or by their modules: what is left of a struck wire in them is meant too.
     pub nodes: BTreeSet<Name>,
+    /// Of these the rules alone are meant, whatever wires end there.
+    pub rules: BTreeSet<Name>,
     /// Named one by one: such a node must run.
     pub named: BTreeSet<Name>,
 }
@@ -27,8 +29,15 @@ impl Scope {
             everything: true,
             wires: topology.wires.iter().map(|wire| wire.name.clone()).collect(),
             nodes: topology.nodes.keys().cloned().chain([Name::host()]).collect(),
-            named: BTreeSet::new(),
+            ..Scope::default()
         }
+    }
+
+    /// These wires, these nodes with all wires that end there, and the rules of these.
+    pub fn around(topology: &Topology, wires: BTreeSet<Name>, nodes: BTreeSet<Name>, rules: BTreeSet<Name>) -> Scope {
+        let mut scope = Scope { wires, nodes, rules, ..Scope::default() };
+        scope.reach(topology);
+        scope
     }
 
     /// Each TARGET is a module, a node or a wire; a word that is several of these needs `module:`, `node:` or `wire:`.
@@ -36,18 +45,22 @@ impl Scope {
         if targets.is_empty() {
             return Ok(Scope::everything(topology));
         }
-        let mut scope =
-            Scope { everything: false, wires: BTreeSet::new(), nodes: BTreeSet::new(), named: BTreeSet::new() };
+        let mut scope = Scope::default();
         for target in targets {
             scope.add(topology, target)?;
         }
-        let ends_here = |name: &Name| scope.nodes.contains(name);
+        scope.reach(topology);
+        Ok(scope)
+    }
+
+    /// Every wire that ends in one of its nodes is meant, too.
+    fn reach(&mut self, topology: &Topology) {
+        let ends_here = |name: &Name| self.nodes.contains(name);
         let more: Vec<Name> = (topology.wires.iter())
             .filter(|wire| wire.ends.iter().any(|end| ends_here(&end.node)))
             .map(|wire| wire.name.clone())
             .collect();
-        scope.wires.extend(more);
-        Ok(scope)
+        self.wires.extend(more);
     }
 
     fn add(&mut self, topology: &Topology, target: &str) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! Where words go: data to stdout, talk to stderr, colours and progress only to a person. The only room that prints.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ pub struct Voice {
     lost: Cell<bool>,
     unheard: Cell<bool>,
     spoke: Cell<bool>,
+    /// Warnings that somebody else is to tell.
+    kept: Option<RefCell<Vec<Error>>>,
 }
 
 impl Voice {
@@ -55,7 +57,19 @@ impl Voice {
             lost: Cell::new(false),
             unheard: Cell::new(false),
             spoke: Cell::new(false),
+            kept: None,
         }
+    }
+
+    /// One that says nothing and keeps its warnings, for whoever would say the same again and again.
+    pub fn hushed(&self) -> Voice {
+        let (lost, unheard, spoke) = Default::default();
+        Voice { quiet: true, verbose: false, lost, unheard, spoke, kept: Some(RefCell::default()), ..*self }
+    }
+
+    /// The warnings that were kept since.
+    pub fn kept(&self) -> Vec<Error> {
+        self.kept.as_ref().map(|kept| kept.take()).unwrap_or_default()
     }
 
     /// A reader that has gone away (`wire audit | head`) is no failure; what is lost on a full disk is.
@@ -95,6 +109,10 @@ impl Voice {
         self.print(&format!("{value}\n"));
     }
 
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     pub fn complain(&self, text: &str) {
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
@@ -111,7 +129,10 @@ impl Voice {
 
     /// What went wrong and keeps nothing from being done.
     pub fn warn(&self, warning: &Error) {
-        self.remark(&report::warning(warning, self.err));
+        match &self.kept {
+            Some(kept) => kept.borrow_mut().push(warning.clone()),
+            None => self.remark(&report::warning(warning, self.err)),
+        }
     }
 
     pub fn faults(&self, path: &str, text: &str, faults: &[Fault]) -> Exit {

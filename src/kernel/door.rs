@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, recv, send,
     socket, sockopt::PeerCredentials,
@@ -57,9 +58,11 @@ pub enum Stage {
 
 /// The daemon's side.
 ///
-/// Its loop polls `fds` for reading, until `due` at the latest, and then takes the `guests` that are to be answered.
+/// Its loop waits for it to be readable, until `due` at the latest, and then takes the `guests` that are to be answered.
 pub struct Door {
     listener: UnixListener,
+    /// Of the listener and of everybody inside who has said nothing yet.
+    epoll: Epoll,
     path: PathBuf,
     /// The number of the socket's file, to know it again.
     inode: u64,
@@ -105,14 +108,8 @@ impl Door {
 
     fn at(path: &Path, welcome: BTreeSet<u32>) -> Result<Door, Error> {
         let tried = format!("cannot open {}", path.display());
-        match fs::symlink_metadata(path) {
-            Ok(about) if !about.file_type().is_socket() => {
-                return Err(Error::failed(format!("{tried}: there is something else of that name")));
-            }
-            Ok(_) if knock(path).is_ok() => {
-                return Err(Error::failed(format!("{tried}: another `wire watch` has it")).hint("end that one first"));
-            }
-            _ => {}
+        if fs::symlink_metadata(path).is_ok_and(|about| !about.file_type().is_socket()) {
+            return Err(Error::failed(format!("{tried}: there is something else of that name")));
         }
         // It gets its name when it is ready: nobody ever finds it missing, or closed to them.
         let new = path.with_extension("sock.new");
@@ -128,8 +125,10 @@ impl Door {
         };
         let inode = ready().inspect_err(|_| drop(fs::remove_file(&new))).context(&tried)?;
         let listener = UnixListener::from(listener);
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context(&tried)?;
+        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, 0)).context(&tried)?;
         let (inside, pace) = (Vec::new(), BTreeMap::new());
-        Ok(Door { listener, path: path.to_owned(), inode, welcome, inside, pace })
+        Ok(Door { listener, epoll, path: path.to_owned(), inode, welcome, inside, pace })
     }
 
     /// Who may come in from now on.
@@ -137,12 +136,6 @@ impl Door {
         self.inside.retain(|visitor| users.contains(&visitor.uid));
         self.pace.retain(|uid, _| users.contains(uid));
         self.welcome = users;
-    }
-
-    /// What to poll for reading.
-    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let silent = self.inside.iter().filter(|visitor| visitor.request.is_none());
-        silent.map(|visitor| visitor.socket.as_fd()).chain([self.listener.as_fd()]).collect()
     }
 
     /// When to look in at the latest, though nothing can be read.
@@ -165,7 +158,15 @@ impl Door {
     pub fn guests(&mut self) -> Vec<Guest> {
         self.let_in();
         let now = Instant::now();
-        self.inside.retain_mut(|visitor| visitor.request.is_some() || visitor.listen(now));
+        self.inside.retain_mut(|visitor| {
+            let silent = visitor.request.is_none();
+            let stays = !silent || visitor.listen(now);
+            if silent && visitor.request.is_some() {
+                // Whatever else they say, or that they go, is no news.
+                let _ = self.epoll.delete(&visitor.socket);
+            }
+            stays
+        });
         let mut guests = Vec::new();
         let mut waiting = Vec::new();
         for visitor in std::mem::take(&mut self.inside) {
@@ -202,7 +203,11 @@ impl Door {
                 (false, _) => speaks && self.send_away(|visitor| visitor.uid == uid),
                 (_, false) => speaks && self.send_away(|_| true),
             };
-            if has_room {
+            let heard = |visitor: &Visitor| {
+                let silent = visitor.request.is_none();
+                !silent || self.epoll.add(&visitor.socket, EpollEvent::new(EpollFlags::EPOLLIN, 0)).is_ok()
+            };
+            if has_room && heard(&visitor) {
                 self.inside.push(visitor);
             }
         }
@@ -212,6 +217,12 @@ impl Door {
     fn send_away(&mut self, of: impl Fn(&Visitor) -> bool) -> bool {
         let silent = self.inside.iter().position(|visitor| visitor.request.is_none() && of(visitor));
         silent.map(|silent| self.inside.remove(silent)).is_some()
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
     }
 }
 
@@ -337,7 +348,7 @@ mod tests {
             }
             assert!(Instant::now() < end, "nobody comes");
             let due = door.due().unwrap_or(end).saturating_duration_since(Instant::now());
-            let mut fds: Vec<PollFd> = door.fds().into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            let mut fds = [PollFd::new(door.as_fd(), PollFlags::POLLIN)];
             poll(&mut fds, PollTimeout::try_from(due).unwrap()).unwrap();
         }
     }
@@ -436,20 +447,36 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_door() {
-        let (door, path) = door("one");
-        let error = Door::at(&path, BTreeSet::new()).err().unwrap();
-        assert!(error.message.ends_with("another `wire watch` has it"), "{}", error.message);
-        // What a kill left is nobody's.
-        std::mem::forget(door.listener.try_clone());
-        let Door { listener, .. } = &door;
-        nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+    fn what_a_kill_left_is_replaced() {
+        let (door, path) = door("kill");
         let second = Door::at(&path, BTreeSet::new()).unwrap();
         drop(door);
         assert!(path.exists(), "the second one's is not the first one's to remove");
         drop(second);
+        assert!(!path.exists());
         fs::write(&path, "").unwrap();
-        assert!(Door::at(&path, BTreeSet::new()).is_err());
+        assert!(Door::at(&path, BTreeSet::new()).is_err(), "something else");
         fs::remove_file(&path).unwrap();
+    }
+
+    /// Nobody who has asked and waits, or has gone, keeps the daemon awake.
+    #[test]
+    fn it_is_quiet_where_nothing_is_to_be_heard() {
+        let (mut door, path) = door("quiet");
+        let is_readable =
+            |door: &Door| poll(&mut [PollFd::new(door.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0;
+        assert!(!is_readable(&door));
+        let silent = knock(&path).unwrap();
+        assert!(is_readable(&door));
+        door.guests();
+        assert!(!is_readable(&door), "it was let in");
+        say(&silent, &serde_json::to_vec(&request(1)).unwrap());
+        assert!(is_readable(&door));
+        // Its turn is not yet.
+        door.pace.insert(me(), Instant::now() + 2 * BURST * PACE);
+        assert_eq!(door.guests().len(), 0);
+        drop(silent);
+        assert!(!is_readable(&door));
+        assert!(door.due().unwrap() > Instant::now());
     }
 }

@@ -6,6 +6,7 @@ pub mod behind;
 #[allow(dead_code, reason = "for the rules of `up`")]
 mod conntrack;
 pub mod door;
+pub mod ears;
 mod execute;
 pub mod lab;
 mod link;
@@ -29,6 +30,7 @@ mod share;
 mod socket;
 pub mod starting;
 pub mod store;
+pub mod supervisor;
 mod sys;
 mod sysctl;
 pub mod syslog;
@@ -156,14 +158,14 @@ impl Kernel {
         })
     }
 
+    /// One that goes by what podman has written down and does not ask it.
+    pub fn by_files(run: Option<RunDirectory>) -> Result<Kernel, Error> {
+        Ok(Kernel { podman: Podman::by_files(), ..Kernel::open(run)? })
+    }
+
     /// From now on looks at the settings of these nodes and devices, too, whatever the file says of them.
     pub fn look_also(&mut self, also: BTreeMap<Name, BTreeSet<Device>>) {
         self.also = also;
-    }
-
-    /// From now on asks no program for containers: those that no file tells of do not run.
-    pub fn by_files(&mut self) {
-        self.podman.by_files();
     }
 
     /// What the namespaces hold now.
@@ -213,7 +215,7 @@ impl Kernel {
                 Ok(Netns::named(name.as_str())?.ok_or_else(missing))
             }
             Some(Home::Podman { container, user }) => Ok(match self.podman.find(container, user.as_deref())? {
-                Standing::Running(fd) => Ok(Netns::held(fd)),
+                Standing::Running(held) => Ok(Netns::held(held.namespace)),
                 Standing::Waiting(reason) => Err(reason),
             }),
         }

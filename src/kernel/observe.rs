@@ -221,7 +221,7 @@ impl Open {
         let looked = self.rules.look(known.as_ref()).context(cannot("rules"))?;
         (namespace.foreign.table, namespace.counts, namespace.recorded) =
             (looked.foreign, looked.counts, looked.recorded);
-        namespace.table = self.rules.seen.clone();
+        (namespace.table, namespace.generation) = (self.rules.seen.clone(), self.rules.generation);
         if !wires.is_empty() || node.is_host() {
             // Nothing is done or left because of them: what changes too fast to be read is looked at the next time.
             namespace.foreign.tables = self.rules.others().unwrap_or_default();

@@ -3,6 +3,7 @@
 //! that is meant. Times are those since boot, sleep included, for clocks are set.
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -11,7 +12,7 @@ use nix::sys::stat::fstat;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::run::{Lock, RunDirectory};
+use super::run::{DIRECTORY, Lock, RunDirectory};
 use crate::error::{Context, Error};
 
 const PENDING: &str = "pending.json";
@@ -47,6 +48,11 @@ pub fn now() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| Duration::from(time).as_millis() as u64)
 }
 
+/// The time of the clock that supervisors go by (`CLOCK_MONOTONIC`).
+pub fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
 impl Pending {
     pub fn left(&self) -> Duration {
         Duration::from_millis((self.made + self.term * 1000).saturating_sub(now()))
@@ -69,6 +75,11 @@ impl Held {
 }
 
 impl RunDirectory {
+    /// Where it is kept that one waits.
+    pub fn pending_file() -> PathBuf {
+        Path::new(DIRECTORY).join(PENDING)
+    }
+
     /// The change that waits, and whether there is anybody who would undo it.
     pub fn pending(&self) -> Result<Option<(Pending, bool)>, Error> {
         let Some(pending) = self.kept::<Pending>(PENDING)? else { return Ok(None) };

@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
@@ -14,7 +15,7 @@ use nix::sys::stat::fstat;
 use crate::error::{Context, Error};
 use crate::topology::Name;
 
-use super::process::{self, Found, Identity};
+use super::process::{self, Found, Held, Identity};
 use super::sys;
 use super::user::User;
 
@@ -27,8 +28,8 @@ use files::Files;
 /// Where a container is, right now.
 #[derive(Debug)]
 pub enum Standing {
-    /// Its network namespace, held open: it was that container's when asked for, and stays the same namespace.
-    Running(OwnedFd),
+    /// Its first process and its network namespace: it was that container's when asked for, and stays the same namespace.
+    Running(Held),
     /// It does not run now; the sentence says why.
     Waiting(String),
 }
@@ -37,6 +38,11 @@ pub enum Standing {
 pub struct Podman {
     may_ask: bool,
     owners: BTreeMap<String, Owner>,
+}
+
+/// Below which folders it is written down what runs of a user's containers.
+pub fn run_roots(user: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+    Ok(files::run_roots(&User::whose(user)?))
 }
 
 /// One user with containers, and what is known of these.
@@ -52,9 +58,9 @@ impl Podman {
         Podman { may_ask: true, owners: BTreeMap::new() }
     }
 
-    /// From now on podman itself is not asked: what no file tells of does not run.
-    pub fn by_files(&mut self) {
-        self.may_ask = false;
+    /// One that goes by what is written down alone.
+    pub fn by_files() -> Podman {
+        Podman { may_ask: false, owners: BTreeMap::new() }
     }
 
     /// Where a container of a user is (of root, where there is no user).
@@ -66,7 +72,7 @@ impl Podman {
         let owner = self.owner(user)?;
         let name = container.as_str();
         match pinned(owner.files.processes(name)) {
-            Some(namespace) => owner.claim(name, namespace),
+            Some(held) => owner.claim(name, held),
             None if may_ask => owner.ask_for(name),
             None => Ok(owner.not_running(name)),
         }
@@ -80,11 +86,11 @@ impl Podman {
         let mut running = Vec::new();
         if owner.files.exist || !may_ask {
             let named = owner.files.names().map(|name| (name.to_owned(), pinned(owner.files.processes(name))));
-            running.extend(named.filter_map(|(name, namespace)| Some((name, namespace?))));
+            running.extend(named.filter_map(|(name, held)| Some((name, held?.namespace))));
         } else {
             for container in owner.ask()?.unwrap_or_default() {
                 let name = container.names.iter().find(|name| Name::new(name).is_some());
-                running.extend(name.cloned().zip(pinned([container.process()])));
+                running.extend(name.cloned().zip(pinned([container.process()]).map(|held| held.namespace)));
             }
         }
         running.retain(|(_, namespace)| check(namespace, &owner.user).is_ok());
@@ -132,7 +138,7 @@ impl Owner {
         }
         let (pid, identity) = container.process();
         match process::network_namespace(pid, &identity).context(format_args!("opening the namespace of {called}"))? {
-            Found::Namespace(namespace) => self.claim(name, namespace),
+            Found::Held(held) => self.claim(name, held),
             Found::Gone => {
                 Ok(Standing::Waiting(format!("{called} is stopping or restarting: its process {pid} is gone")))
             }
@@ -143,9 +149,9 @@ impl Owner {
     }
 
     /// A container's namespace, once it is known to be the user's.
-    fn claim(&self, name: &str, namespace: OwnedFd) -> Result<Standing, Error> {
-        match check(&namespace, &self.user) {
-            Ok(()) => Ok(Standing::Running(namespace)),
+    fn claim(&self, name: &str, held: Held) -> Result<Standing, Error> {
+        match check(&held.namespace, &self.user) {
+            Ok(()) => Ok(Standing::Running(held)),
             Err(why) => Err(why.refusal(&self.called(name), &self.user)),
         }
     }
@@ -172,9 +178,9 @@ impl Owner {
 }
 
 /// The namespace of the first process that is proven. What is not is old news, and podman has newer.
-fn pinned(processes: impl IntoIterator<Item = (u32, Identity)>) -> Option<OwnedFd> {
+fn pinned(processes: impl IntoIterator<Item = (u32, Identity)>) -> Option<Held> {
     processes.into_iter().find_map(|(pid, identity)| match process::network_namespace(pid, &identity) {
-        Ok(Found::Namespace(namespace)) => Some(namespace),
+        Ok(Found::Held(held)) => Some(held),
         _ => None,
     })
 }

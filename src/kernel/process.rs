@@ -26,11 +26,19 @@ pub enum Identity {
     Container { id: String, started: Option<i64> },
 }
 
+/// A process and its network namespace, both held: neither turns into another one.
+#[derive(Debug)]
+pub struct Held {
+    /// Becomes readable when the process ends (pidfd_open(2)).
+    pub process: OwnedFd,
+    pub namespace: OwnedFd,
+}
+
 /// What a pid turned out to be.
 #[derive(Debug)]
 pub enum Found {
-    /// The network namespace of the very process that was meant, held open.
-    Namespace(OwnedFd),
+    /// The very process that was meant.
+    Held(Held),
     /// Nobody has that pid any more.
     Gone,
     /// Somebody else has it.
@@ -56,9 +64,9 @@ pub fn network_namespace(pid: u32, identity: &Identity) -> io::Result<Found> {
         Err(error) => return Err(error),
     }
     match sys::network_namespace(held.as_fd()) {
-        Ok(namespace) => Ok(Found::Namespace(namespace)),
+        Ok(namespace) => Ok(Found::Held(Held { process: held, namespace })),
         Err(Errno::ESRCH) => Ok(Found::Gone),
-        Err(Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP) => namespace_by_path(pid, &held),
+        Err(Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP) => namespace_by_path(pid, held),
         Err(error) => Err(error.into()),
     }
 }
@@ -76,15 +84,15 @@ pub fn living(pid: u32) -> io::Result<Option<(u64, OwnedFd)>> {
     let Some((_, born)) = parent_and_birth(&stat) else { return Ok(None) };
     match network_namespace(pid, &Identity::Born(born))? {
         // What was read was of the process that is held if that one lives even now.
-        Found::Namespace(namespace) if lives(&held)? => Ok(Some((born, namespace))),
+        Found::Held(found) if lives(&held)? => Ok(Some((born, found.namespace))),
         _ => Ok(None),
     }
 }
 
 /// The way before Linux 6.11: open by pid, then make sure that it was that process all along.
-fn namespace_by_path(pid: u32, held: &OwnedFd) -> io::Result<Found> {
+fn namespace_by_path(pid: u32, process: OwnedFd) -> io::Result<Found> {
     match fs::File::open(format!("/proc/{pid}/ns/net")) {
-        Ok(namespace) if lives(held)? => Ok(Found::Namespace(namespace.into())),
+        Ok(namespace) if lives(&process)? => Ok(Found::Held(Held { process, namespace: namespace.into() })),
         Ok(_) => Ok(Found::Gone),
         Err(error) if vanished(&error) => Ok(Found::Gone),
         Err(error) => Err(error),
@@ -173,7 +181,7 @@ mod tests {
     #[test]
     fn own_process_is_found_by_its_birth() {
         let pid = std::process::id();
-        let Found::Namespace(namespace) = network_namespace(pid, &Identity::Born(own_birth())).unwrap() else {
+        let Found::Held(Held { namespace, .. }) = network_namespace(pid, &Identity::Born(own_birth())).unwrap() else {
             panic!("this process runs")
         };
         let ours = fs::metadata("/proc/self/ns/net").unwrap();
@@ -203,7 +211,7 @@ mod tests {
     fn own_process_is_found_by_path_too() {
         let pid = std::process::id();
         let held = sys::pidfd_open(pid).unwrap();
-        assert!(matches!(namespace_by_path(pid, &held).unwrap(), Found::Namespace(_)));
+        assert!(matches!(namespace_by_path(pid, held).unwrap(), Found::Held(_)));
     }
 
     #[test]
@@ -221,8 +229,8 @@ mod tests {
             let identity = Identity::Container { id: "no-such-container".into(), started };
             network_namespace(pid, &identity).unwrap()
         };
-        assert!(matches!(seen(Some(born + 60)), Found::Namespace(_)));
-        assert!(matches!(seen(Some(born)), Found::Namespace(_)));
+        assert!(matches!(seen(Some(born + 60)), Found::Held(_)));
+        assert!(matches!(seen(Some(born)), Found::Held(_)));
         assert!(matches!(seen(Some(born - 60)), Found::Recycled));
         assert!(matches!(seen(None), Found::Recycled));
     }
@@ -242,7 +250,7 @@ mod tests {
             let identity = Identity::Container { id: id.into(), started: None };
             network_namespace(line.trim().parse().unwrap(), &identity).unwrap()
         };
-        assert!(matches!(found(id), Found::Namespace(_)));
+        assert!(matches!(found(id), Found::Held(_)));
         assert!(matches!(found("0c560bf215740b5eb419a916cc26de37762262840e782d5bdefcf1763db86f79"), Found::Recycled));
         drop(monitor.stdin.take());
         monitor.wait().unwrap();
@@ -258,7 +266,7 @@ mod tests {
         }
         let identity = Identity::Born(parent_and_birth(&fs::read(format!("/proc/{pid}/stat")).unwrap()).unwrap().1);
         assert!(matches!(network_namespace(pid, &identity).unwrap(), Found::Gone), "a zombie");
-        assert!(matches!(namespace_by_path(pid, &held).unwrap(), Found::Gone), "a zombie, by path");
+        assert!(matches!(namespace_by_path(pid, held).unwrap(), Found::Gone), "a zombie, by path");
         child.wait().unwrap();
         assert!(matches!(network_namespace(pid, &identity).unwrap(), Found::Gone | Found::Recycled), "waited for");
     }

@@ -13,9 +13,11 @@ use nix::sys::stat::Mode;
 use super::store::Store;
 use crate::error::{Context, Error};
 
-const DIRECTORY: &str = "/run/wire";
+pub(super) const DIRECTORY: &str = "/run/wire";
 const LOCK: &str = "lock";
 const REMEMBERED: &str = "remembered.json";
+const WATCHER: &str = "watch";
+const READY: &str = "ready";
 /// More than `wire` ever writes there.
 const REMEMBERED_MAX: u64 = 16 << 20;
 
@@ -74,6 +76,33 @@ impl RunDirectory {
         }
     }
 
+    /// Holds the place of the one who watches, as long as the value lives. There is one at a time.
+    pub fn watcher(&self) -> Result<Watcher, Error> {
+        let path = self.0.path_of(WATCHER);
+        let file = self.0.file(WATCHER, OFlag::O_RDWR | OFlag::O_CREAT)?;
+        let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Watcher(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => Err(Error::failed("another `wire watch` runs already")
+                .hint("one is enough: `wire service status` tells who supervises it")),
+            Err((_, errno)) => Err(Error::failed(format!("cannot lock {path}: {errno}"))),
+        }
+    }
+
+    /// Whether somebody watches.
+    pub fn is_watched(&self) -> bool {
+        let file = self.0.file(WATCHER, OFlag::O_RDWR).ok().flatten();
+        file.is_some_and(|file| matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK))))
+    }
+
+    /// Says whether the one who watches has made everything as it is to be, for init scripts to wait for.
+    pub fn set_ready(&self, is_ready: bool) -> Result<(), Error> {
+        match is_ready {
+            true => self.0.write(READY, format!("{}\n", std::process::id()).as_bytes()),
+            false => self.0.remove(READY),
+        }
+    }
+
     pub fn remembered(&self) -> Result<Remembered, Error> {
         let Some(text) = self.0.read(REMEMBERED, REMEMBERED_MAX)? else { return Ok(Remembered::new()) };
         serde_json::from_str(&text).map_err(|error| self.0.damaged(REMEMBERED, &error.to_string()))
@@ -87,6 +116,9 @@ impl RunDirectory {
         self.0.write(REMEMBERED, &text)
     }
 }
+
+/// The place of the one who watches.
+pub struct Watcher(#[expect(dead_code, reason = "held, not read")] Flock<OwnedFd>);
 
 /// Held until it is dropped, or the process ends however it ends.
 pub struct Lock(#[expect(dead_code, reason = "held, not read")] Flock<OwnedFd>);

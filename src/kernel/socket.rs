@@ -134,6 +134,15 @@ impl Socket {
         open().map(|inner| Socket { inner, next: Cell::new(1) }).context("cannot open a netlink socket")
     }
 
+    /// The same, told from now on what the kernel tells these groups.
+    pub fn listen(protocol: isize, groups: &[u32]) -> Result<Socket, Error> {
+        let mut socket = Socket::open(protocol)?;
+        // What is not bound has the kernel's own number, and is told nothing that the kernel says of itself.
+        let bound = socket.inner.bind_auto().map(drop);
+        let joined = bound.and_then(|()| groups.iter().try_for_each(|group| socket.inner.add_membership(*group)));
+        joined.map(|()| socket).context("cannot listen to the kernel")
+    }
+
     /// Sends what is in the batch and empties it. Returns the refusals with their tags; where nothing was sent or the answers
     /// were lost, every tag has one.
     pub fn send(&self, batch: &mut Batch) -> Vec<(usize, Refusal)> {

@@ -63,7 +63,7 @@ impl Owner {
         let called = format!("container `{container}`");
         let tried = format!("opening the namespace of {called}");
         let Some((born, namespace)) = process::living(pid).context(tried)? else {
-            return Err(Error::failed(format!("{called} has ended already: its process {pid} is gone")));
+            return Err(Error::failed(format!("{called} has ended already: its process is gone")));
         };
         podman::check(&namespace, &self.user).map_err(|why| why.refusal(&called, &self.user))?;
         Ok(Starting { pid, born, namespace })
@@ -74,14 +74,13 @@ impl Owner {
         if self.files.is_apart(id) {
             return None;
         }
-        let mut podman = Podman::new();
-        podman.by_files();
+        let mut podman = Podman::by_files();
         let mut same = |home: &Home| {
             let namespace = match home {
                 Home::Netns(name) => Netns::named(name.as_str()).ok()??,
                 Home::Podman { container, user } if self.is(user.as_deref()) => {
                     match podman.find(container, user.as_deref()).ok()? {
-                        Standing::Running(fd) => Netns::held(fd),
+                        Standing::Running(held) => Netns::held(held.namespace),
                         Standing::Waiting(_) => return None,
                     }
                 }

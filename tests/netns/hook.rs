@@ -396,7 +396,7 @@ fn a_users_container_is_wired_by_the_daemon() {
     house.run(Some("anna"), "a", "").expect(REFUSED);
     house.run(Some("anna"), "other", "").expect(0);
 
-    let serve = format!("/usr/bin/env -i {WIRE} -f {TOPOLOGY} hook serve");
+    let serve = format!("/usr/bin/env -i {WIRE} -f {TOPOLOGY} watch");
     let daemon = machine.background(None, "", &serve);
     until("the door is open", || machine.path("/run/wire.sock").exists().then_some(()));
     machine.podman(Some("anna"), "rm -f -t 0 a");

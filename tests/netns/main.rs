@@ -32,4 +32,5 @@ mod strangers;
 mod threats;
 mod truth;
 mod up;
+mod watch;
 mod world;

@@ -41,6 +41,11 @@ struct Container {
     folder: PathBuf,
 }
 
+/// Below which folders the monitors of a user's containers write down what runs.
+pub fn run_roots(user: &User) -> Vec<PathBuf> {
+    Places::of(user).run_roots
+}
+
 impl Files {
     pub fn of(user: &User) -> Files {
         let places = Places::of(user);

@@ -93,7 +93,7 @@ impl Guest {
     pub fn answer(self, how: Result<(), &str>) {
         let answer = match how {
             Ok(()) => json!({ "done": true }),
-            Err(error) => json!({ "error": error.chars().take(LARGEST / 16).collect::<String>() }),
+            Err(error) => json!({ "error": error.chars().take(LARGEST / 8).collect::<String>() }),
         };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let _ = send(self.socket.as_raw_fd(), answer.to_string().as_bytes(), flags);
@@ -196,7 +196,10 @@ impl Door {
             }
             let mut visitor = Visitor { socket: socket.into(), uid, since: Instant::now(), request: None };
             // Who has something to say has said it before it was let in, and takes the place of who has not.
-            let speaks = visitor.listen(visitor.since) && visitor.request.is_some();
+            if !visitor.listen(visitor.since) {
+                continue;
+            }
+            let speaks = visitor.request.is_some();
             let own = self.inside.iter().filter(|visitor| visitor.uid == uid).count();
             let has_room = match (own < MOST_OF_ONE, self.inside.len() < MOST) {
                 (true, true) => true,
@@ -393,10 +396,17 @@ mod tests {
     #[test]
     fn silence_and_nonsense_are_sent_away() {
         let (mut door, path) = door("silent");
-        let silent: Vec<OwnedFd> = (0..3 * MOST_OF_ONE).map(|_| knock(&path).unwrap()).collect();
+        let late = knock(&path).unwrap();
+        door.guests();
         for packet in [&b"{"[..], &[b' '; LARGEST + 1], br#"{"stage":"createRuntime","id":"a","pid":1,"x":1}"#, b""] {
             say(&knock(&path).unwrap(), packet);
         }
+        assert_eq!(door.guests().len(), 0);
+        assert_eq!(door.inside.len(), 1, "only who has said nothing yet");
+        say(&late, b"nonsense");
+        assert_eq!(door.guests().len(), 0);
+        assert!(door.inside.is_empty());
+        let silent: Vec<OwnedFd> = (0..3 * MOST_OF_ONE).map(|_| knock(&path).unwrap()).collect();
         assert_eq!(door.guests().len(), 0);
         assert!(door.inside.len() <= MOST_OF_ONE, "{} inside", door.inside.len());
         // Whoever asks is heard among them.

@@ -9,7 +9,8 @@
 //! - a shell script, one `ip` command a step, and `nft -f`;
 //! - the floor, this program started as `bench floor N`: bare netlink, the same kernel objects, no checks, no read-back.
 //!
-//! Then how soon `wire watch` mends the house, `measure/life.rs`, and what passes over the wires: `measure/traffic.rs`.
+//! Then how soon `wire watch` mends the house, `measure/life.rs`, what `wire hook` adds to a container's start and end,
+//! `measure/hook.rs`, and what passes over the wires: `measure/traffic.rs`.
 
 // `wait4` is the only way to learn the peak memory of one child, and neither std nor nix has it.
 #![expect(
@@ -21,6 +22,7 @@
 
 mod measure {
     pub mod floor;
+    pub mod hook;
     pub mod host;
     pub mod life;
     pub mod netlink;
@@ -38,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::Instant;
 
+use measure::hook::{self, Hooked};
 use measure::host::{Lab, PretendHost};
 use measure::life::{self, Life};
 use measure::rules::{BACK, CHANGE, NEW};
@@ -48,7 +51,7 @@ use measure::{floor, rules};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "\
-usage: scripts/bench [--only house,life,stars,traffic] [--n 15,100,1000] [--repeat R] [--slow] [--strict] [--wire PATH]
+usage: scripts/bench [--only house,life,hook,stars,traffic] [--n 15,100,1000] [--repeat R] [--slow] [--strict] [--wire PATH]
 
   --only LIST   parts of it: the house of topology/pluto.toml, how soon it is mended there and what a watch costs in a quiet
                 minute, N leaves around a hub, what passes over the wires
@@ -112,6 +115,10 @@ fn bench(args: &[String]) -> Result<bool> {
             life = Some(live(&pretend, &wiring, &options)?);
         }
     }
+    let hooked = match options.runs("hook") {
+        true => Some(hook::measure(&mut PretendHost::enter()?, &options)?),
+        false => None,
+    };
     let mut pretend = PretendHost::enter()?;
     for &n in options.sizes.iter().filter(|_| options.runs("stars")) {
         let wiring = wiring::star(n);
@@ -124,8 +131,9 @@ fn bench(args: &[String]) -> Result<bool> {
         print_times(&columns);
     }
     life.iter().for_each(print_life);
+    hooked.iter().for_each(|hooked| print_spans("added by wire hook", hooked));
     traffic.iter().for_each(print_traffic);
-    let met = print_targets(&columns, life.as_ref(), traffic.as_ref(), &binary);
+    let met = print_targets(&columns, life.as_ref(), hooked.as_ref(), traffic.as_ref(), &binary);
     Ok(met || !options.strict)
 }
 
@@ -169,7 +177,7 @@ impl Options {
         // A path that does not exist stays as it is, to be named as the user wrote it.
         options.wire = options.wire.canonicalize().unwrap_or(options.wire);
         if let Some(part) =
-            options.only.iter().find(|part| !["house", "life", "stars", "traffic"].contains(&part.as_str()))
+            options.only.iter().find(|part| !["house", "life", "hook", "stars", "traffic"].contains(&part.as_str()))
         {
             return Err(format!("there is no part {part}\n{USAGE}").into());
         }
@@ -510,14 +518,19 @@ fn print_times(columns: &[Column]) {
     );
 }
 
-fn print_life(life: &Life) {
-    println!("\n{:34}{:>26}", "mended by wire watch", "ms, median (min-max)");
-    for (what, times) in &life.mends {
+/// Something that happened, and how long it took each time.
+fn print_spans(title: &str, spans: &[(&str, Vec<f64>)]) {
+    println!("\n{title:34}{:>26}", "ms, median (min-max)");
+    for (what, times) in spans {
         let low = times.iter().copied().fold(f64::INFINITY, f64::min);
         let high = times.iter().copied().fold(0.0, f64::max);
         let middle = median(times.clone()).map_or("-".into(), brief);
         println!("{what:34}{:>26}", format!("{middle} ({}-{})", brief(low), brief(high)));
     }
+}
+
+fn print_life(life: &Life) {
+    print_spans("mended by wire watch", &life.mends);
     let idle = &life.idle;
     println!(
         "\n{} s in which nothing happened: {} ms of processors, woken {} times; {} KiB resident, {} descriptors.\n\
@@ -554,7 +567,13 @@ fn brief(ms: f64) -> String {
 }
 
 /// Prints what is wanted beside what was measured; false if something was missed.
-fn print_targets(columns: &[Column], life: Option<&Life>, traffic: Option<&Traffic>, binary: &Binary) -> bool {
+fn print_targets(
+    columns: &[Column],
+    life: Option<&Life>,
+    hooked: Option<&Hooked>,
+    traffic: Option<&Traffic>,
+    binary: &Binary,
+) -> bool {
     let title = |n: usize| format!("N = {n}");
     let at = |title: &str| columns.iter().find(|column| column.title == title);
     let ratio = |title: &str, of: Row, to: Row| at(title).and_then(|column| column.ratio(of, to));
@@ -563,6 +582,7 @@ fn print_targets(columns: &[Column], life: Option<&Life>, traffic: Option<&Traff
     let growth = per_wire(1000).zip(per_wire(15)).map(|(many, few)| many / few);
     let peak = |n: usize| at(&title(n)).and_then(|column| column.peak_mib(Row::Up));
     let mend = |place: usize| life.and_then(|life| median(life.mends.get(place)?.1.clone()));
+    let hook = |place: usize| hooked.and_then(|hooked| median(hooked.get(place)?.1.clone()));
     let (one, most) = (wired(1), wired(1000));
     let bulk = |of: &str, to: &str| traffic.and_then(|traffic| traffic.bulk(of, to));
     let message = |of: &str, to: &str| traffic.and_then(|traffic| traffic.message(of, to));
@@ -602,6 +622,7 @@ fn print_targets(columns: &[Column], life: Option<&Life>, traffic: Option<&Traff
         ("ms to mend flushed rules of the hub", mend(1), 50.0),
         ("ms to mend flushed rules of the host", mend(2), 50.0),
         ("ms to mend a deleted wire", mend(3), 50.0),
+        ("ms of the hook for no node", hook(0), 3.0),
         ("wakes of an idle watch in a minute", life.map(|life| life.idle.wakes as f64), 0.0),
         ("memory of a watch, MiB", life.map(|life| life.idle.resident_kib as f64 / 1024.0), 16.0),
         ("bulk, 100 wires in the hub / 1", bulk(&wired(100), &one), 1.05),

@@ -89,7 +89,9 @@ fn stage(voice: &Voice, cli: &Cli, stage: Stage, terms: &HookTerms) -> Result<Ex
     if !voice.json {
         voice.report(&wired.report, "hook");
     }
-    Ok(match shortfall(&wired.report) {
+    let shortfall = shortfall(&wired.report);
+    wired.kernel.leave_open();
+    Ok(match shortfall {
         Some(error) => failed(voice, stage, told.ok().as_ref(), &error, terms.strict),
         None => Exit::Done,
     })

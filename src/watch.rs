@@ -55,7 +55,8 @@ struct Watch<'a> {
     run: RunDirectory,
     ears: Ears,
     names: Names,
-    door: Door,
+    /// None where it could not be opened.
+    door: Option<Door>,
     patience: Patience,
     teller: Teller<'a>,
     supervisor: Supervisor,
@@ -79,8 +80,11 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
     drop(lock);
     let names = Names::new()?;
     ears.wait_for(names.bell(), Other::Answers)?;
-    let door = Door::open(hook::users(&topology))?;
-    ears.wait_for(door.as_fd(), Other::Guests)?;
+    let mut teller = Teller::new(voice);
+    let door = Door::open(hook::users(&topology)).map_err(|error| teller.cannot(&error)).ok();
+    if let Some(door) = &door {
+        ears.wait_for(door.as_fd(), Other::Guests)?;
+    }
     let mut watch = Watch {
         hushed: voice.hushed(),
         source,
@@ -91,7 +95,7 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
         names,
         door,
         patience: Patience::default(),
-        teller: Teller::new(voice),
+        teller,
         supervisor,
         held: None,
         paused: None,
@@ -119,7 +123,9 @@ impl Watch<'_> {
         for path in self.topology.sets.values().filter_map(|set| set.file.as_ref()) {
             self.ears.watch_file(Path::new(path));
         }
-        self.door.welcome(hook::users(&self.topology));
+        if let Some(door) = &mut self.door {
+            door.welcome(hook::users(&self.topology));
+        }
         self.names.follow(&self.topology, Instant::now());
         for heard in self.ears.follow(&self.topology)? {
             if let Heard::Deaf(node, error) = heard {
@@ -140,7 +146,8 @@ impl Watch<'_> {
         loop {
             let let_go = self.held.as_ref().map(|(at, _)| *at);
             let due = self.patience.until().filter(|_| self.paused.is_none());
-            let times = [let_go, due, self.paused, self.names.until(), self.door.due(), self.supervisor.until()];
+            let guests = self.door.as_ref().and_then(Door::due);
+            let times = [let_go, due, self.paused, self.names.until(), guests, self.supervisor.until()];
             let heard = self.ears.wait(&self.topology, times.into_iter().flatten().min())?;
             let now = Instant::now();
             if self.held.as_ref().is_some_and(|(at, _)| *at <= now)
@@ -180,9 +187,9 @@ impl Watch<'_> {
         }
     }
 
-    /// Does what the hooks of users cannot do themselves.
+    /// Does what the hooks of users cannot do themselves. A container that starts cannot wait for a confirmation.
     fn serve(&mut self) {
-        for guest in self.door.guests() {
+        for guest in self.door.as_mut().map(Door::guests).unwrap_or_default() {
             let (uid, begun) = (guest.uid, Instant::now());
             match hook::serve(&self.hushed, &self.topology, guest) {
                 Ok(Some(wired)) => {

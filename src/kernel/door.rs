@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, recv, send,
     socket, sockopt::PeerCredentials,
@@ -58,11 +58,11 @@ pub enum Stage {
 
 /// The daemon's side.
 ///
-/// Its loop waits until it can be read, until `due` at the latest, and then takes the `guests` that are to be answered.
+/// Its loop waits for it to be readable, until `due` at the latest, and then takes the `guests` that are to be answered.
 pub struct Door {
-    /// Readable when somebody comes or says something.
-    epoll: Epoll,
     listener: UnixListener,
+    /// Of the listener and of everybody inside who has said nothing yet.
+    epoll: Epoll,
     path: PathBuf,
     /// The number of the socket's file, to know it again.
     inode: u64,
@@ -93,7 +93,7 @@ impl Guest {
     pub fn answer(self, how: Result<(), &str>) {
         let answer = match how {
             Ok(()) => json!({ "done": true }),
-            Err(error) => json!({ "error": error.chars().take(LARGEST / 16).collect::<String>() }),
+            Err(error) => json!({ "error": error.chars().take(LARGEST / 8).collect::<String>() }),
         };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let _ = send(self.socket.as_raw_fd(), answer.to_string().as_bytes(), flags);
@@ -108,14 +108,8 @@ impl Door {
 
     fn at(path: &Path, welcome: BTreeSet<u32>) -> Result<Door, Error> {
         let tried = format!("cannot open {}", path.display());
-        match fs::symlink_metadata(path) {
-            Ok(about) if !about.file_type().is_socket() => {
-                return Err(Error::failed(format!("{tried}: there is something else of that name")));
-            }
-            Ok(_) if knock(path).is_ok() => {
-                return Err(Error::failed(format!("{tried}: another `wire watch` has it")).hint("end that one first"));
-            }
-            _ => {}
+        if fs::symlink_metadata(path).is_ok_and(|about| !about.file_type().is_socket()) {
+            return Err(Error::failed(format!("{tried}: there is something else of that name")));
         }
         // It gets its name when it is ready: nobody ever finds it missing, or closed to them.
         let new = path.with_extension("sock.new");
@@ -131,10 +125,10 @@ impl Door {
         };
         let inode = ready().inspect_err(|_| drop(fs::remove_file(&new))).context(&tried)?;
         let listener = UnixListener::from(listener);
-        let (inside, pace) = (Vec::new(), BTreeMap::new());
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context(&tried)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, 0)).context(&tried)?;
-        Ok(Door { epoll, listener, path: path.to_owned(), inode, welcome, inside, pace })
+        let (inside, pace) = (Vec::new(), BTreeMap::new());
+        Ok(Door { listener, epoll, path: path.to_owned(), inode, welcome, inside, pace })
     }
 
     /// Who may come in from now on.
@@ -164,7 +158,15 @@ impl Door {
     pub fn guests(&mut self) -> Vec<Guest> {
         self.let_in();
         let now = Instant::now();
-        self.inside.retain_mut(|visitor| visitor.request.is_some() || visitor.listen(now));
+        self.inside.retain_mut(|visitor| {
+            let silent = visitor.request.is_none();
+            let stays = !silent || visitor.listen(now);
+            if silent && visitor.request.is_some() {
+                // Whatever else they say, or that they go, is no news.
+                let _ = self.epoll.delete(&visitor.socket);
+            }
+            stays
+        });
         let mut guests = Vec::new();
         let mut waiting = Vec::new();
         for visitor in std::mem::take(&mut self.inside) {
@@ -184,8 +186,6 @@ impl Door {
     }
 
     fn let_in(&mut self) {
-        // What visitors have said is told once: whoever has spoken and waits is heard already, though he may hang up.
-        let _ = self.epoll.wait(&mut [EpollEvent::empty(); MOST + 1], EpollTimeout::ZERO);
         // A queue without end is no reason to stay here.
         for _ in 0..MOST {
             let Ok((socket, _)) = self.listener.accept() else { return };
@@ -196,15 +196,21 @@ impl Door {
             }
             let mut visitor = Visitor { socket: socket.into(), uid, since: Instant::now(), request: None };
             // Who has something to say has said it before it was let in, and takes the place of who has not.
-            let speaks = visitor.listen(visitor.since) && visitor.request.is_some();
+            if !visitor.listen(visitor.since) {
+                continue;
+            }
+            let speaks = visitor.request.is_some();
             let own = self.inside.iter().filter(|visitor| visitor.uid == uid).count();
             let has_room = match (own < MOST_OF_ONE, self.inside.len() < MOST) {
                 (true, true) => true,
                 (false, _) => speaks && self.send_away(|visitor| visitor.uid == uid),
                 (_, false) => speaks && self.send_away(|_| true),
             };
-            let once = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
-            if has_room && self.epoll.add(&visitor.socket, once).is_ok() {
+            let heard = |visitor: &Visitor| {
+                let silent = visitor.request.is_none();
+                !silent || self.epoll.add(&visitor.socket, EpollEvent::new(EpollFlags::EPOLLIN, 0)).is_ok()
+            };
+            if has_room && heard(&visitor) {
                 self.inside.push(visitor);
             }
         }
@@ -345,7 +351,8 @@ mod tests {
             }
             assert!(Instant::now() < end, "nobody comes");
             let due = door.due().unwrap_or(end).saturating_duration_since(Instant::now());
-            poll(&mut [PollFd::new(door.as_fd(), PollFlags::POLLIN)], PollTimeout::try_from(due).unwrap()).unwrap();
+            let mut fds = [PollFd::new(door.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::try_from(due).unwrap()).unwrap();
         }
     }
 
@@ -389,10 +396,17 @@ mod tests {
     #[test]
     fn silence_and_nonsense_are_sent_away() {
         let (mut door, path) = door("silent");
-        let silent: Vec<OwnedFd> = (0..3 * MOST_OF_ONE).map(|_| knock(&path).unwrap()).collect();
+        let late = knock(&path).unwrap();
+        door.guests();
         for packet in [&b"{"[..], &[b' '; LARGEST + 1], br#"{"stage":"createRuntime","id":"a","pid":1,"x":1}"#, b""] {
             say(&knock(&path).unwrap(), packet);
         }
+        assert_eq!(door.guests().len(), 0);
+        assert_eq!(door.inside.len(), 1, "only who has said nothing yet");
+        say(&late, b"nonsense");
+        assert_eq!(door.guests().len(), 0);
+        assert!(door.inside.is_empty());
+        let silent: Vec<OwnedFd> = (0..3 * MOST_OF_ONE).map(|_| knock(&path).unwrap()).collect();
         assert_eq!(door.guests().len(), 0);
         assert!(door.inside.len() <= MOST_OF_ONE, "{} inside", door.inside.len());
         // Whoever asks is heard among them.
@@ -443,20 +457,36 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_door() {
-        let (door, path) = door("one");
-        let error = Door::at(&path, BTreeSet::new()).err().unwrap();
-        assert!(error.message.ends_with("another `wire watch` has it"), "{}", error.message);
-        // What a kill left is nobody's.
-        std::mem::forget(door.listener.try_clone());
-        let Door { listener, .. } = &door;
-        nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+    fn what_a_kill_left_is_replaced() {
+        let (door, path) = door("kill");
         let second = Door::at(&path, BTreeSet::new()).unwrap();
         drop(door);
         assert!(path.exists(), "the second one's is not the first one's to remove");
         drop(second);
+        assert!(!path.exists());
         fs::write(&path, "").unwrap();
-        assert!(Door::at(&path, BTreeSet::new()).is_err());
+        assert!(Door::at(&path, BTreeSet::new()).is_err(), "something else");
         fs::remove_file(&path).unwrap();
+    }
+
+    /// Nobody who has asked and waits, or has gone, keeps the daemon awake.
+    #[test]
+    fn it_is_quiet_where_nothing_is_to_be_heard() {
+        let (mut door, path) = door("quiet");
+        let is_readable =
+            |door: &Door| poll(&mut [PollFd::new(door.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0;
+        assert!(!is_readable(&door));
+        let silent = knock(&path).unwrap();
+        assert!(is_readable(&door));
+        door.guests();
+        assert!(!is_readable(&door), "it was let in");
+        say(&silent, &serde_json::to_vec(&request(1)).unwrap());
+        assert!(is_readable(&door));
+        // Its turn is not yet.
+        door.pace.insert(me(), Instant::now() + 2 * BURST * PACE);
+        assert_eq!(door.guests().len(), 0);
+        drop(silent);
+        assert!(!is_readable(&door));
+        assert!(door.due().unwrap() > Instant::now());
     }
 }

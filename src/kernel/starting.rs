@@ -63,7 +63,7 @@ impl Owner {
         let called = format!("container `{container}`");
         let tried = format!("opening the namespace of {called}");
         let Some((born, namespace)) = process::living(pid).context(tried)? else {
-            return Err(Error::failed(format!("{called} has ended already: its process {pid} is gone")));
+            return Err(Error::failed(format!("{called} has ended already: its process is gone")));
         };
         podman::check(&namespace, &self.user).map_err(|why| why.refusal(&called, &self.user))?;
         Ok(Starting { pid, born, namespace })

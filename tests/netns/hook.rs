@@ -396,9 +396,9 @@ fn a_users_container_is_wired_by_the_daemon() {
     house.run(Some("anna"), "a", "").expect(REFUSED);
     house.run(Some("anna"), "other", "").expect(0);
 
-    let watch = format!("/usr/bin/env -i {WIRE} -f {TOPOLOGY} watch");
-    let daemon = machine.background(None, "", &watch);
-    until("it watches", || machine.path("/run/wire/ready").exists().then_some(()));
+    let serve = format!("/usr/bin/env -i {WIRE} -f {TOPOLOGY} watch");
+    let daemon = machine.background(None, "", &serve);
+    until("the door is open", || machine.path("/run/wire.sock").exists().then_some(()));
     machine.podman(Some("anna"), "rm -f -t 0 a");
     house.run(Some("anna"), "a", "--restart=always").expect(0);
     house.run(Some("bert"), "b", "").expect(0);

@@ -191,6 +191,8 @@ impl Watch<'_> {
     fn serve(&mut self) {
         for guest in self.door.as_mut().map(Door::guests).unwrap_or_default() {
             let (uid, begun) = (guest.uid, Instant::now());
+            // Each may have to wait for somebody else's run to end.
+            self.supervisor.turns();
             match hook::serve(&self.hushed, &self.topology, guest) {
                 Ok(Some(wired)) => {
                     self.ears.looked(&wired.seen);

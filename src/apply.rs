@@ -7,15 +7,15 @@ use crate::desired::{self, Ways};
 use crate::error::Error;
 use crate::kernel::run::{Lock, RunDirectory};
 use crate::kernel::{self, Kernel, Where};
-use crate::plan::{self, Change, Plan};
+use crate::plan::{self, Action, Change, Plan};
 use crate::prove::world::World;
 use crate::prove::{self, House, Proof};
 use crate::report::Report;
 use crate::rules::Rules;
 use crate::sets::{self, Sets};
-use crate::state::State;
+use crate::state::{Maker, State};
 use crate::target::Scope;
-use crate::topology::{Device, Name, Topology};
+use crate::topology::{Device, NETNS, Name, Topology};
 use crate::voice::{Progress, Voice};
 use crate::why::dial::Contents;
 
@@ -74,17 +74,18 @@ pub fn change_by_files(
     Ok((report, seen, kernel))
 }
 
-/// The same for what was there before a change, which may have set devices that the file does not speak of.
+/// The same for what was there before a change, which may have set devices that the file does not speak of, and have taken away
+/// namespaces.
 pub fn back(
     voice: &Voice,
     rules: &Rules,
     scope: &Scope,
-    devices: BTreeMap<Name, BTreeSet<Device>>,
+    (devices, unmade): (BTreeMap<Name, BTreeSet<Device>>, BTreeSet<Name>),
     lock: &Lock,
     want: &dyn Fn(&State) -> State,
 ) -> Result<Report, Error> {
     let mut kernel = Kernel::open(Some(RunDirectory::open()?))?;
-    kernel.look_also(devices);
+    kernel.look_also(devices, unmade);
     let changed = carry_out(&mut kernel, voice, rules, scope, lock, want, &mut |_, _, _| Ok(()));
     kernel.leave_open();
     Ok(changed?.0)
@@ -112,6 +113,9 @@ fn carry_out(
             report
                 .done
                 .retain(|done| !left.contains(&done.wire) || !failed(done) && !changes.iter().any(|c| c.is_same(done)));
+            // Somebody has moved in meanwhile.
+            let stays = |node: &Name| seen.namespaces.get(node).is_some_and(|here| here.maker == Maker::Wire);
+            report.done.retain(|done| done.action != Action::Unmake || !stays(&done.node));
             report.failed = changes.into_iter().map(|change| with_error(change, &refused)).collect();
             (report.waiting, report.findings) = (waiting, findings);
             return Ok((report, seen));
@@ -198,7 +202,13 @@ pub fn prove(rules: &Rules, scope: &Scope, sets: &Contents, world: Option<&World
     let topology = rules.topology();
     let nodes = desired::namespaces(topology);
     let place = if world.is_some() { Where::Everywhere } else { Where::Nodes(&nodes) };
-    let State { namespaces, waiting, refused } = kernel.observe(topology, rules, &place)?;
+    let State { mut namespaces, mut waiting, refused } = kernel.observe(topology, rules, &place)?;
+    namespaces.retain(|node, here| {
+        if !here.maker.has_made() {
+            waiting.insert(node.clone(), format!("there is no namespace {NETNS}{node}, and `wire up` makes it"));
+        }
+        here.maker.has_made()
+    });
     let house = House {
         topology,
         scope,

@@ -122,7 +122,7 @@ fn undone(voice: &Voice, rules: &Rules, scope: &Scope, undo: &Undo, pending: &Pe
     let mut tries = 0;
     let done = loop {
         tries += 1;
-        match apply::back(voice, rules, scope, undo.devices(), lock, &want) {
+        match apply::back(voice, rules, scope, (undo.devices(), undo.unmade()), lock, &want) {
             Err(_) if tries < TRIES => std::thread::sleep(LOOK),
             done => break done,
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use crate::rules::{Circumstances, Rules};
-use crate::state::{self, End, Marks, Namespace, Route, Setting, State, Traffic};
+use crate::state::{self, End, Maker, Marks, Namespace, Route, Setting, State, Traffic};
 use crate::target::Scope;
 use crate::topology::{self, Device, Name, Node, Topology, Wire};
 
@@ -17,7 +17,7 @@ mod tests;
 
 /// The wires in scope as the file says. Of what was seen it asks only which settings the kernel has.
 pub fn up(topology: &Topology, rules: &Rules, scope: &Scope, seen: &State) -> State {
-    let mut wanted = down(seen);
+    let mut wanted = down(scope, seen);
     let ways = Ways::of(topology, rules);
     // One that may not be touched has no rules either, and that is told even where no wire ends.
     for name in seen.refused.keys().filter(|name| scope.nodes.contains(*name)) {
@@ -35,6 +35,14 @@ pub fn up(topology: &Topology, rules: &Rules, scope: &Scope, seen: &State) -> St
         }
         let touched = !namespace.ends.is_empty() || scope.nodes.contains(name) || scope.rules.contains(name);
         let known = name.is_host() || topology.nodes.get(name).is_some_and(|node| node.shares.is_none());
+        let maker = seen.namespaces.get(name).map_or(Maker::Others, |seen| seen.maker);
+        if topology.nodes.get(name).is_some_and(|node| touched && node.owned) {
+            // One that somebody else has made is as good, and his.
+            namespace.maker = if maker == Maker::Others { Maker::Others } else { Maker::Wire };
+        } else if touched && known {
+            // Whoever is to make it now, the node lives there.
+            namespace.maker = maker;
+        }
         if touched && known {
             police(rules, name, seen.namespaces.get(name), namespace);
         }
@@ -94,16 +102,18 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
     }
 }
 
-/// No wire at all, and every namespace as it was before, but for the rules of those that other wires end in. What somebody
-/// else has set meanwhile stays.
-pub fn down(seen: &State) -> State {
+/// No wire at all, none of the scope's namespaces that `wire` has made, and every other as it was before, but for the rules of those
+/// that other wires end in. What somebody else has set meanwhile stays.
+pub fn down(scope: &Scope, seen: &State) -> State {
     let mut wanted = State::default();
     for (name, seen) in &seen.namespaces {
+        let ours = seen.maker != Maker::Others && (scope.everything || scope.nodes.contains(name));
+        let maker = if ours { Maker::Nobody } else { seen.maker };
         let ours = whole_namespace(&seen.remembered);
         let untouched = |setting: &Setting| seen.settings.get(setting) == ours.get(setting);
         let before = seen.remembered.iter().filter(|(setting, _)| untouched(setting));
         let settings = before.map(|(&setting, &value)| (setting, value)).collect();
-        let mut namespace = Namespace { settings, ..Namespace::default() };
+        let mut namespace = Namespace { maker, settings, ..Namespace::default() };
         if seen.beyond {
             namespace.table = seen.table.clone();
         } else {

@@ -36,7 +36,8 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
         return Ok(code);
     }
     for node in topology.nodes.values_mut() {
-        node.home = Home::Netns(node.name.clone());
+        // Here they are all there from the start.
+        (node.home, node.owned) = (Home::Netns(node.name.clone()), false);
     }
     let lab = Lab::new()?;
     let sets = sets::look(voice, &topology)?;

@@ -323,7 +323,7 @@ fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error
     let ranges = Ranges::new();
     let rules = Rules::of(topology, &ranges);
     let lock = apply::lock(voice)?;
-    let (report, _) = apply::change(voice, &rules, scope, &lock, desired::down)?;
+    let (report, _) = apply::change(voice, &rules, scope, &lock, |seen| desired::down(scope, seen))?;
     voice.report(&report, "down");
     if kernel::run::RunDirectory::look()?.is_some_and(|run| run.is_watched()) {
         let warning = Error::failed("`wire watch` runs and makes again what the file has");

@@ -66,6 +66,8 @@ pub struct Finding {
 /// One thing to do in one namespace. The order of the variants is the order of execution, which is the order of safety.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
+    /// Makes the namespace of a node, with its loopback up and a mark.
+    Make,
     /// Makes the rules of a namespace what they are to be, all at once.
     Load(Box<Load>),
     /// Deletes a device, and with it the far end of its pair.
@@ -100,6 +102,8 @@ pub enum Action {
     AddRoute(Route),
     /// Removes the rules of a namespace, when no cable is left that they would police.
     Unload,
+    /// Takes a namespace away that `wire` made, when nothing is left in it.
+    Unmake,
 }
 
 /// The rules of a namespace, to be put into force.
@@ -119,6 +123,8 @@ impl Action {
     /// One word for what it does.
     pub fn verb(&self) -> &'static str {
         match self {
+            Action::Make => "make",
+            Action::Unmake => "unmake",
             Action::Load(_) => "load",
             Action::Unload => "unload",
             Action::Create(_) => "create",
@@ -141,8 +147,8 @@ impl Action {
     pub fn kind(&self) -> &'static str {
         match self {
             Action::Load(_) | Action::Unload => RULES,
-            Action::Create(_) => "missing",
-            Action::Remove { .. } => "struck",
+            Action::Make | Action::Create(_) => "missing",
+            Action::Remove { .. } | Action::Unmake => "struck",
             Action::Rename { .. } => "name",
             Action::Altname | Action::Unname => "altname",
             Action::Mark(_) => "mark",
@@ -158,25 +164,27 @@ impl Action {
 
     fn rank(&self) -> usize {
         match self {
-            Action::Load(_) => 0,
-            Action::Remove { .. } => 1,
-            Action::SetAll(..) => 2,
-            Action::SetOther(..) => 3,
-            Action::RemoveRoute(_) => 4,
-            Action::RemoveAddress(_) => 5,
-            Action::Unname => 6,
-            Action::Rename { .. } => 7,
-            Action::Create(_) => 8,
-            Action::Mark(_) => 9,
-            Action::Altname => 10,
-            Action::Release => 11,
-            Action::Arp => 12,
-            Action::Mtu(_) => 13,
-            Action::Set(..) => 14,
-            Action::AddAddress(_) => 15,
-            Action::Up => 16,
-            Action::AddRoute(_) => 17,
-            Action::Unload => 18,
+            Action::Make => 0,
+            Action::Load(_) => 1,
+            Action::Remove { .. } => 2,
+            Action::SetAll(..) => 3,
+            Action::SetOther(..) => 4,
+            Action::RemoveRoute(_) => 5,
+            Action::RemoveAddress(_) => 6,
+            Action::Unname => 7,
+            Action::Rename { .. } => 8,
+            Action::Create(_) => 9,
+            Action::Mark(_) => 10,
+            Action::Altname => 11,
+            Action::Release => 12,
+            Action::Arp => 13,
+            Action::Mtu(_) => 14,
+            Action::Set(..) => 15,
+            Action::AddAddress(_) => 16,
+            Action::Up => 17,
+            Action::AddRoute(_) => 18,
+            Action::Unload => 19,
+            Action::Unmake => 20,
         }
     }
 }
@@ -206,6 +214,7 @@ impl Change {
             Action::Create(_) | Action::Mark(_) | Action::Altname | Action::Unname | Action::Release => wire.to_owned(),
             Action::Remove { device } if self.wire.is_none() => device.to_string(),
             Action::Remove { .. } | Action::Up => wire.to_owned(),
+            Action::Make | Action::Unmake => format!("namespace {}", self.node.netns()),
             Action::Load(_) | Action::Unload => format!("rules of {}", self.node),
             Action::SetAll(setting, value) => format!("{} = {value}", setting.path("all")),
             Action::SetOther(device, setting, value) => format!("{} = {value}", setting.path(device.as_str())),

@@ -95,7 +95,13 @@ pub struct Deviation {
 pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, strangers: Vec<Finding>) -> Audit {
     let anew = made_anew(plan);
     let mut deviations = Vec::new();
+    let unmade: BTreeSet<&Name> =
+        plan.changes.iter().filter(|change| change.action == Action::Make).map(|change| &change.node).collect();
     for change in &plan.changes {
+        // Where there is no namespace there is nothing in it, and that is said once.
+        if change.wire.is_none() && change.action != Action::Make && unmade.contains(&change.node) {
+            continue;
+        }
         let again = change.wire.as_ref().is_some_and(|wire| anew.contains(wire));
         if again && matches!(change.action, Action::Remove { .. }) {
             continue;
@@ -196,6 +202,7 @@ fn deviation(change: &Change) -> String {
             format!("wire `{wire}` has a device `{device}` in {}: {}", change.node, change.reason)
         }
         (Action::Remove { device }, None) => format!("device `{device}` in {}: {}", change.node, change.reason),
+        (Action::Make | Action::Unmake, _) => format!("{}: {}", change.subject(), change.reason),
         _ => format!("{}: {}: {}", change.node, change.subject(), change.reason),
     }
 }
@@ -326,8 +333,8 @@ pub fn changes(changes: &[Change], paint: Paint) -> String {
     for (row, change) in rows.iter().zip(changes) {
         let verb = format!("{:verbs$}", row[0]);
         let verb = match change.action {
-            Action::Remove { .. } => paint.bad(&verb),
-            Action::Create(_) => paint.good(&verb),
+            Action::Remove { .. } | Action::Unmake => paint.bad(&verb),
+            Action::Create(_) | Action::Make => paint.good(&verb),
             _ => paint.careful(&verb),
         };
         let reason = paint.faint(&change.reason);

@@ -27,6 +27,10 @@ pub struct State {
 pub struct Namespace {
     /// What tells it from every other one until the next boot (`SO_NETNS_COOKIE`). Only ever seen.
     pub cookie: u64,
+    /// Who has made it.
+    pub maker: Maker,
+    /// Who lives in one that `wire` has made, or holds it by another name. Only ever seen.
+    pub inhabitant: Option<String>,
     /// The ends of wires, by wire.
     pub ends: BTreeMap<Name, End>,
     /// Whether wires end here that are out of a command's scope. Only ever seen.
@@ -54,6 +58,27 @@ pub struct Namespace {
     /// Devices that carry `wire`'s mark and are no end that could be told.
     pub strays: Vec<Device>,
     pub foreign: Foreign,
+}
+
+/// Who has made a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Maker {
+    /// Somebody else, who takes it away, too.
+    #[default]
+    Others,
+    /// `wire`, for a node that is `owned`.
+    Wire,
+    /// Nobody yet: what it is seen to hold is what it will be born with.
+    Nobody,
+    /// Nobody yet, and its name is there: somebody was killed.
+    Killed,
+}
+
+impl Maker {
+    /// Whether there is a namespace at all.
+    pub fn has_made(self) -> bool {
+        matches!(self, Maker::Others | Maker::Wire)
+    }
 }
 
 /// One end of a wire.

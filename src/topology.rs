@@ -18,6 +18,8 @@ pub const DEVICE_MAX: usize = 15;
 pub const NAME_MAX: usize = 64;
 /// The name of the node that `wire` runs in.
 pub const HOST: &str = "host";
+/// Where named namespaces are, as `ip netns` has it.
+pub const NETNS: &str = "/run/netns/";
 /// The word for whatever lies beyond an uplink.
 pub const OUTSIDE: &str = "outside";
 
@@ -36,6 +38,16 @@ impl Name {
     /// The name of the host node.
     pub fn host() -> Name {
         Name(HOST.into())
+    }
+
+    /// What stands for a named namespace that a node of its name does not live in: its path, which names no node.
+    pub fn of_path(netns: &str) -> Name {
+        Name(format!("{NETNS}{netns}").into())
+    }
+
+    /// The other way round: the namespace's own name.
+    pub fn netns(&self) -> &str {
+        self.0.strip_prefix(NETNS).unwrap_or(&self.0)
     }
 
     pub fn as_str(&self) -> &str {
@@ -117,7 +129,7 @@ pub struct Node {
     pub home: Home,
     /// `network = "none"`: nothing but loopback may be there.
     pub network_none: bool,
-    /// `wire` makes and keeps `/run/netns/NAME` for it.
+    /// `wire` makes and keeps its home, which is `/run/netns/NAME` then.
     pub owned: bool,
     /// The node (or `host`) whose namespace it lives in, with whatever ends there.
     pub shares: Option<Name>,

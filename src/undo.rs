@@ -16,13 +16,16 @@ use ipnetwork::IpNetwork;
 use crate::nft::{Rule, Table};
 use crate::plan::{Action, Change};
 use crate::rules::{self, Openings};
-use crate::state::{End, Marks, Namespace, Route, Setting, State, Traffic};
+use crate::state::{End, Maker, Marks, Namespace, Route, Setting, State, Traffic};
 use crate::topology::{self, Device, Name};
 
 /// A change that may have to be undone.
 #[derive(Clone, Debug, Default)]
 pub struct Undo {
     before: State,
+    /// The namespaces it makes, and those that it takes away.
+    made: BTreeSet<Name>,
+    unmade: BTreeSet<Name>,
     /// The wires it touches, and whether it takes them away.
     wires: BTreeMap<Name, bool>,
     /// The rules that it loads; none where it takes them away.
@@ -41,6 +44,8 @@ impl Undo {
                 Action::Load(load) => {
                     undo.rules.insert(node.clone(), Some((load.table.clone(), load.openings.clone())));
                 }
+                Action::Make => drop(undo.made.insert(node.clone())),
+                Action::Unmake => drop(undo.unmade.insert(node.clone())),
                 Action::Unload => drop(undo.rules.insert(node.clone(), None)),
                 Action::SetAll(setting, value) => {
                     undo.settings.entry(node.clone()).or_default().insert(*setting, *value);
@@ -74,6 +79,11 @@ impl Undo {
         devices
     }
 
+    /// The namespaces that it takes away: to be missed whatever the file says of them.
+    pub fn unmade(&self) -> BTreeSet<Name> {
+        self.unmade.clone()
+    }
+
     /// What is wanted for it to be undone, so many seconds after it was made.
     pub fn wanted(&self, seen: &State, elapsed: u64) -> State {
         let mut wanted = State { namespaces: seen.namespaces.clone(), ..State::default() };
@@ -85,6 +95,11 @@ impl Undo {
             give_way(namespace, &back);
             // It has a setting of its own, as one of the whole namespace.
             namespace.others.retain(|(device, _), _| device.as_str() != "all");
+            match namespace.maker {
+                Maker::Wire if self.made.contains(node) => namespace.maker = Maker::Nobody,
+                Maker::Nobody | Maker::Killed if self.unmade.contains(node) => namespace.maker = Maker::Wire,
+                _ => {}
+            }
             let Some(before) = self.same(node, seen) else { continue };
             let settings = self.settings.get(node);
             for (setting, set) in settings.into_iter().flatten() {
@@ -112,7 +127,9 @@ impl Undo {
     /// The namespace of a node as it was, if the node still has that one.
     fn same(&self, node: &Name, seen: &State) -> Option<&Namespace> {
         let (before, now) = (self.before.namespaces.get(node)?, seen.namespaces.get(node)?);
-        (before.cookie == now.cookie).then_some(before)
+        let made = self.made.contains(node) && now.maker == Maker::Wire;
+        let unmade = self.unmade.contains(node) && !now.maker.has_made();
+        (before.cookie == now.cookie || made || unmade).then_some(before)
     }
 
     /// Whether the wire is to be there as it was.

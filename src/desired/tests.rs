@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{down, narrow};
+use super::narrow;
 use crate::parse;
 use crate::rules::{Ranges, Rules};
 use crate::state::{EVERY_END, End, Namespace, Route, Setting, State, WITH_IPV6};
@@ -31,6 +31,11 @@ fn name(text: &str) -> Name {
 
 fn up(topology: &Topology, scope: &Scope, seen: &State) -> State {
     super::up(topology, &Rules::of(topology, &Ranges::new()), scope, seen)
+}
+
+fn down(seen: &State) -> State {
+    let everything = Scope { everything: true, ..Scope::default() };
+    super::down(&everything, seen)
 }
 
 fn whole(topology: &Topology) -> State {

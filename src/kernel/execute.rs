@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 
+use super::lab::LOOPBACK;
 use super::socket::{Batch, Refusal, Request};
-use super::{Held, Kernel, Refused, address, link, route};
+use super::{Held, Kernel, Open, Refused, address, link, owned, route};
 use crate::error::Error;
 use crate::plan::{Action, Change, Plan};
 use crate::state::{End, Setting};
@@ -18,6 +19,7 @@ impl Kernel {
     /// `progress` hears how much of how much is done.
     pub fn apply(&mut self, plan: &Plan, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<Refused>, Error> {
         let mut work = Work { changes: &plan.changes, refused: BTreeMap::new(), tried: Vec::new() };
+        self.make(&mut work);
         for (i, error) in self.load(&plan.changes) {
             work.fail(i, error);
         }
@@ -39,7 +41,60 @@ impl Kernel {
         for (i, error) in self.unload(last.into_iter().map(|i| (i, &plan.changes[i]))) {
             work.fail(i, error);
         }
+        self.unmake(&mut work)?;
         Ok(work.refused.into_iter().map(|(change, error)| Refused { change, error }).collect())
+    }
+
+    /// Makes namespaces, and holds them as those that were there.
+    fn make(&mut self, work: &mut Work) {
+        let mut missing = BTreeSet::new();
+        for (i, change) in work.changes.iter().enumerate().filter(|(_, change)| change.action == Action::Make) {
+            let made = owned::make(change.node.netns(), &self.home, &mut self.sysctls);
+            let opened = made.and_then(|netns| {
+                let mut open = Open::new(netns, &self.home)?;
+                let born = self.unmade.remove(&change.node).unwrap_or_default();
+                (open.settings, open.others, open.next_index) = (born.settings, born.others, LOOPBACK + 1);
+                Ok(open)
+            });
+            match opened {
+                Ok(open) => drop(self.open.insert(change.node.clone(), open)),
+                Err(error) => {
+                    missing.insert(change.node.clone());
+                    work.fail(i, error.message);
+                }
+            }
+        }
+        work.without(&missing);
+    }
+
+    /// Takes namespaces away, unless somebody has moved in since they were looked at.
+    fn unmake(&mut self, work: &mut Work) -> Result<(), Error> {
+        let last = |(i, change): &(usize, &Change)| change.action == Action::Unmake && !work.refused.contains_key(i);
+        let doomed: Vec<(usize, &Change)> = work.changes.iter().enumerate().filter(last).collect();
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let key = |node: &Name| self.open.get(node).and_then(|open| open.netns.key().ok());
+        let names = doomed.iter().filter_map(|(_, change)| Some((key(&change.node)?, change.node.netns()))).collect();
+        let inhabitants = owned::inhabitants(&names);
+        let stays: Vec<Option<String>> =
+            doomed.iter().map(|(_, change)| inhabitants.get(&key(&change.node)?).cloned()).collect();
+        for ((i, change), stays) in doomed.into_iter().zip(stays) {
+            let node = &change.node;
+            let unmade = match stays {
+                Some(who) => Err(Error::failed(who)),
+                None => owned::unmake(node.netns()),
+            };
+            match unmade {
+                Err(error) => work.fail(i, error.message),
+                Ok(()) => {
+                    if let Some(open) = self.open.remove(node) {
+                        self.remembered.remove(&open.cookie);
+                    }
+                }
+            }
+        }
+        self.remember()
     }
 
     /// Deletes pairs, in as few namespaces as possible: many at once in one cost as much as one alone.
@@ -335,7 +390,9 @@ impl Kernel {
                 Action::Up => ("raise it", link::raise(index)),
                 Action::AddRoute(route) => ("add the route", route::add(index, route, true)),
                 Action::RemoveRoute(route) => ("remove the route", route::remove(index, route)),
-                Action::Load(_)
+                Action::Make
+                | Action::Unmake
+                | Action::Load(_)
                 | Action::Unload
                 | Action::Remove { .. }
                 | Action::SetAll(..)
@@ -396,10 +453,24 @@ impl Work<'_> {
         }
     }
 
+    /// What rests on a namespace that could not be made.
+    fn without(&mut self, missing: &BTreeSet<Name>) {
+        for (i, change) in self.changes.iter().enumerate().filter(|_| !missing.is_empty()) {
+            let nodes: Vec<&Name> = match &change.action {
+                Action::Create(ends) => ends.iter().map(|(node, _)| node).collect(),
+                _ => vec![&change.node],
+            };
+            if let Some(node) = nodes.into_iter().find(|node| missing.contains(*node)) {
+                self.fail(i, format!("not without the namespace of {node}, which could not be made"));
+            }
+        }
+    }
+
     /// What would carry packets through a namespace whose rules could not be loaded: no cable there, and no forwarding.
     fn bar(&mut self) {
-        let failed = self.refused.keys().map(|i| &self.changes[*i].node);
-        let barred: BTreeSet<Name> = failed.cloned().collect();
+        let failed = self.refused.keys().map(|i| &self.changes[*i]);
+        let failed = failed.filter(|change| matches!(change.action, Action::Load(_)));
+        let barred: BTreeSet<Name> = failed.map(|change| change.node.clone()).collect();
         for (i, change) in self.changes.iter().enumerate().filter(|_| !barred.is_empty()) {
             let opens = |node: &Name| {
                 barred.contains(node).then(|| format!("not without the rules of {node}, which could not be loaded"))
@@ -420,7 +491,8 @@ impl Work<'_> {
 
     /// Rules go after the last cable: where one could not be removed they stay.
     fn keep(&mut self, nodes: BTreeSet<Name>) {
-        for (i, change) in self.changes.iter().enumerate().filter(|(_, change)| change.action == Action::Unload) {
+        let last = |action: &Action| matches!(action, Action::Unload | Action::Unmake);
+        for (i, change) in self.changes.iter().enumerate().filter(|(_, change)| last(&change.action)) {
             if nodes.contains(&change.node) {
                 self.fail(i, format!("not while {} has a wire that could not be removed", change.node));
             }
@@ -436,7 +508,7 @@ impl Work<'_> {
         let mut nodes: BTreeMap<Name, Vec<usize>> = BTreeMap::new();
         for (i, change) in self.changes.iter().enumerate() {
             match &change.action {
-                Action::Load(_) | Action::Unload => {}
+                Action::Make | Action::Unmake | Action::Load(_) | Action::Unload => {}
                 Action::Remove { .. } | Action::SetAll(..) | Action::SetOther(..) => {}
                 Action::Create(ends) => {
                     for (node, _) in ends.iter() {

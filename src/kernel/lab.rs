@@ -180,7 +180,7 @@ fn code(status: ExitStatus) -> u8 {
 const FIRST_UPLINK: u32 = 1000;
 
 /// The kernel gives every namespace's first device this index (`LOOPBACK_IFINDEX`, net/flow.h).
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 
 /// Somebody who answers on a node's declared ports, with the node's name and the address that asked.
 #[derive(Default)]

@@ -266,6 +266,11 @@ pub fn settle(index: u32, wire: &str, values: impl Iterator<Item = (Setting, i32
         .append_extra_attribute(inet(values)))
 }
 
+/// Up, and with an alias.
+pub fn settle_loopback(index: u32, alias: &str) -> Request {
+    set(change(index).up().append_extra_attribute(LinkAttribute::IfAlias(alias.to_owned())))
+}
+
 /// The IPv4 settings among `values`.
 pub fn configure(index: u32, values: impl Iterator<Item = (Setting, i32)>) -> Request {
     set(change(index).append_extra_attribute(inet(values)))

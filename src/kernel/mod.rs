@@ -17,6 +17,7 @@ mod nfnl;
 mod nft;
 #[allow(dead_code, reason = "for the rules of `up`")]
 mod observe;
+mod owned;
 pub mod pending;
 mod podman;
 mod probe;
@@ -53,8 +54,8 @@ use self::sysctl::Sysctls;
 use crate::error::{Context, Error};
 use crate::nft::Table;
 use crate::rules;
-use crate::state::{Setting, State};
-use crate::topology::{Device, Home, Name, Topology};
+use crate::state::{Maker, Namespace, Setting, State};
+use crate::topology::{Device, Home, NETNS, Name, Topology};
 
 /// The namespaces of a topology, each held open with one socket in it.
 pub struct Kernel {
@@ -68,6 +69,10 @@ pub struct Kernel {
     remembered: Remembered,
     /// Nodes whose settings are looked at whatever the file says of them, with devices that are no wire's.
     also: BTreeMap<Name, BTreeSet<Device>>,
+    /// Namespaces that are missed whatever the file says of them.
+    missed: BTreeSet<Name>,
+    /// Nodes whose namespace is yet to be made, with what it will be born with.
+    unmade: BTreeMap<Name, Namespace>,
 }
 
 /// One namespace.
@@ -155,6 +160,8 @@ impl Kernel {
             run,
             remembered,
             also: BTreeMap::new(),
+            missed: BTreeSet::new(),
+            unmade: BTreeMap::new(),
         })
     }
 
@@ -163,9 +170,10 @@ impl Kernel {
         Ok(Kernel { podman: Podman::by_files(), ..Kernel::open(run)? })
     }
 
-    /// From now on looks at the settings of these nodes and devices, too, whatever the file says of them.
-    pub fn look_also(&mut self, also: BTreeMap<Name, BTreeSet<Device>>) {
-        self.also = also;
+    /// From now on looks at the settings of these nodes and devices, too, and tells where these namespaces are not there, whatever
+    /// the file says of them.
+    pub fn look_also(&mut self, also: BTreeMap<Name, BTreeSet<Device>>, missed: BTreeSet<Name>) {
+        (self.also, self.missed) = (also, missed);
     }
 
     /// What the namespaces hold now.
@@ -185,12 +193,24 @@ impl Kernel {
             Where::Nodes(nodes) => (*nodes, false),
         };
         let mut found = Vec::new();
-        for node in nodes {
+        self.unmade.clear();
+        let missed = self.missed.clone();
+        for node in nodes.iter().chain(&missed) {
             if self.open.contains_key(node) {
                 continue;
             }
-            let home = topology.nodes.get(node).map(|node| &node.home);
-            match self.find_one(home) {
+            let known = topology.nodes.get(node);
+            let owned = missed.contains(node) || known.is_some_and(|node| node.owned);
+            let former = missed.contains(node).then(|| Home::Netns(node.clone()));
+            match self.find_one(known.map(|node| &node.home).or(former.as_ref())) {
+                Ok(Err(_)) if owned => match owned::spot(node.netns()) {
+                    Ok(owned::Spot::Free(maker)) => {
+                        let born = Namespace { maker, ..Namespace::default() };
+                        self.unmade.insert(node.clone(), born);
+                    }
+                    Ok(owned::Spot::Taken(reason)) => drop(state.refused.insert(node.clone(), reason)),
+                    Err(error) => drop(state.refused.insert(node.clone(), error.message)),
+                },
                 Ok(Ok(netns)) => found.push((node.clone(), netns)),
                 Ok(Err(reason)) => drop(state.waiting.insert(node.clone(), reason)),
                 Err(error) => drop(state.refused.insert(node.clone(), error.message)),
@@ -211,8 +231,8 @@ impl Kernel {
         match home {
             None => Netns::own().map(Ok),
             Some(Home::Netns(name)) => {
-                let missing = || format!("there is no namespace /run/netns/{name}");
-                Ok(Netns::named(name.as_str())?.ok_or_else(missing))
+                let missing = || format!("there is no namespace {NETNS}{name}");
+                Ok(Netns::named(name.netns())?.ok_or_else(missing))
             }
             Some(Home::Podman { container, user }) => Ok(match self.podman.find(container, user.as_deref())? {
                 Standing::Running(held) => Ok(Netns::held(held.namespace)),
@@ -232,11 +252,16 @@ impl Kernel {
             .collect();
         for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if named.contains(name.as_str()) {
-                continue;
-            }
-            if let Ok(Some(netns)) = Netns::named(&name) {
-                found.push((name, netns));
+            let Some(node) = Name::new(&name).filter(|_| !named.contains(name.as_str())) else { continue };
+            // What has a node's name and is not where the node lives must not become that node.
+            let node = if topology.nodes.contains_key(&node) { Name::of_path(&name) } else { node };
+            match Netns::named(&name) {
+                Ok(Some(netns)) => found.push((node, netns)),
+                Ok(None) if matches!(owned::spot(&name), Ok(owned::Spot::Free(Maker::Killed))) => {
+                    let rest = Namespace { maker: Maker::Killed, ..Namespace::default() };
+                    self.unmade.insert(node, rest);
+                }
+                _ => {}
             }
         }
         let users: BTreeSet<Option<String>> = (topology.nodes.values())
@@ -248,15 +273,15 @@ impl Kernel {
         for user in users {
             // A user whose podman cannot be asked has said so already, for each of his nodes.
             let running = self.podman.running(user.as_deref()).unwrap_or_default();
-            found.extend(running.into_iter().map(|(name, fd)| (name, Netns::held(fd))));
+            // Somebody else's container may have the name of a node that waits: it must not become that node.
+            let is_free = |name: &Name| !topology.nodes.contains_key(name);
+            let running = running.into_iter().filter_map(|(name, fd)| Some((Name::new(&name).filter(is_free)?, fd)));
+            found.extend(running.map(|(name, fd)| (name, Netns::held(fd))));
         }
         let mut known: HashSet<(u64, u64)> = self.open.values().flat_map(|open| open.netns.key()).collect();
         let mut free: BTreeMap<Name, Netns> = BTreeMap::new();
         for (name, netns) in found {
-            // Somebody else's container may have the name of a node that waits: it must not become that node.
-            let is_free = |name: &Name| !topology.nodes.contains_key(name) && !self.open.contains_key(name);
-            let Some(name) = Name::new(&name).filter(is_free) else { continue };
-            if known.insert(netns.key()?) {
+            if !self.open.contains_key(&name) && known.insert(netns.key()?) {
                 free.insert(name, netns);
             }
         }
@@ -326,7 +351,7 @@ impl Kernel {
             let home = topology.nodes.get(&name).map(|node| &node.home);
             let held = &self.open[&name].netns;
             let same = match home {
-                Some(Home::Netns(netns)) => held.is_named(netns.as_str()),
+                Some(Home::Netns(netns)) => held.is_named(netns.netns()),
                 // Two descriptors that are both open tell for certain whether they are of one namespace.
                 home => {
                     let key = held.key()?;

@@ -17,7 +17,7 @@ use crate::error::{Context, Error};
 use crate::log::packet::{Hook, Packet};
 use crate::nft::LOG_GROUP;
 use crate::state::State;
-use crate::topology::{Device, Name, Topology};
+use crate::topology::{Device, NETNS, Name, Topology};
 
 /// How much of a packet is asked for, in bytes: an IPv6 header with a few options, and TCP's.
 const LENGTH: u32 = 96;
@@ -219,6 +219,9 @@ impl Readers {
         let mut state = State::default();
         self.kernel.find(topology, &Where::Nodes(nodes), &mut state)?;
         look.waiting = state.waiting;
+        for node in self.kernel.unmade.keys() {
+            look.waiting.insert(node.clone(), format!("there is no namespace {NETNS}{node}, and `wire up` makes it"));
+        }
         look.refused = state.refused.into_iter().map(|(node, reason)| (node, Error::failed(reason))).collect();
         for (node, open) in &self.kernel.open {
             if let Some(reader) = self.readers.get_mut(node) {

@@ -13,10 +13,10 @@ use super::share::share;
 use super::socket::{Batch, Refusal};
 use super::sysctl::Sysctls;
 use super::{Held, Kernel, Open};
-use super::{address, route};
+use super::{address, owned, route};
 use crate::error::{Context, Error};
 use crate::rules::Rules;
-use crate::state::{End, Marks, Namespace, Route, Setting, State, WHOLE_NAMESPACE};
+use crate::state::{End, Maker, Marks, Namespace, Route, Setting, State, WHOLE_NAMESPACE};
 use crate::topology::{self, Device, Mac, Name, Topology};
 
 /// The wires of the file that end in a node, with which end.
@@ -33,6 +33,8 @@ impl Kernel {
             others: others(topology),
             also: &self.also,
             rules,
+            owned: topology.nodes.values().filter(|node| node.owned).map(|node| &node.name).collect(),
+            files: owned::Files::default(),
             descriptors: self.open.iter().map(|(name, open)| (name.clone(), open.netns.as_fd().as_raw_fd())).collect(),
         };
         // The largest first, so that no thread is left with it alone.
@@ -43,6 +45,14 @@ impl Kernel {
             let namespace = open.look(name, &survey, sysctls, &mut fars);
             (name.clone(), namespace, fars)
         });
+        let newborns: Vec<Name> = self.unmade.keys().cloned().collect();
+        for name in newborns {
+            let (settings, others) = survey.newborn(&name);
+            if let Some(born) = self.unmade.get_mut(&name) {
+                (born.settings, born.others) = (settings, others);
+                state.namespaces.insert(name, born.clone());
+            }
+        }
         let mut fars = Fars::default();
         for (name, namespace, found) in looked {
             match namespace {
@@ -56,7 +66,19 @@ impl Kernel {
             }
         }
         pair(&fars, state);
+        self.look_for_inhabitants(state);
         Ok(())
+    }
+
+    fn look_for_inhabitants(&self, state: &mut State) {
+        let made = state.namespaces.iter_mut().filter(|(_, here)| here.maker == Maker::Wire);
+        let made: Vec<_> =
+            made.filter_map(|(name, here)| Some((self.open.get(name)?.netns.key().ok()?, name, here))).collect();
+        let names = made.iter().map(|(key, name, _)| (*key, name.netns())).collect();
+        let mut inhabitants = owned::inhabitants(&names);
+        for (key, _, here) in made {
+            here.inhabitant = inhabitants.remove(&key);
+        }
     }
 }
 
@@ -126,8 +148,35 @@ struct Survey<'a> {
     also: &'a BTreeMap<Name, BTreeSet<Device>>,
     /// What the rules are to be, so that what is so is not kept twice.
     rules: &'a Rules<'a>,
+    /// The nodes whose namespaces `wire` makes, and the files that tell which it has made.
+    owned: BTreeSet<&'a Name>,
+    files: owned::Files,
     /// The namespaces themselves, held open meanwhile.
     descriptors: HashMap<Name, RawFd>,
+}
+
+impl Survey<'_> {
+    /// The settings that a namespace will be born with, as far as they would be looked at.
+    fn newborn(&self, node: &Name) -> (BTreeMap<Setting, i32>, BTreeMap<(Device, Setting), i32>) {
+        let wires = self.wires.get(node).map(Vec::as_slice).unwrap_or_default();
+        let also = self.also.get(node);
+        if wires.is_empty() && also.is_none() {
+            return Default::default();
+        }
+        let ipv6 = also.is_some() || wires.iter().any(|(wire, _)| wire.subnet6.is_some());
+        let mut settings: BTreeMap<Setting, i32> = WHOLE_NAMESPACE.into_iter().map(|setting| (setting, 0)).collect();
+        settings.extend(ipv6.then_some((Setting::Forwarding6, 0)));
+        // Where the kernel has it for one namespace it has it for all.
+        let forced = || Sysctls::default().conf(true).ok()?.read("all", Setting::ForceForwarding6);
+        let kinds = [Some(Setting::Forwarding), ipv6.then(forced).flatten().map(|_| Setting::ForceForwarding6)];
+        // Of the devices that it may have to forward on none is there but for those that all namespaces have.
+        let asked = self.others.get(node).into_iter().flatten().chain(also.into_iter().flatten());
+        let devices: BTreeSet<Device> =
+            asked.filter(|device| device.as_str() == "default").cloned().chain(Device::new("all")).collect();
+        let place =
+            |device: &Device| kinds.into_iter().flatten().map(|kind| ((device.clone(), kind), 0)).collect::<Vec<_>>();
+        (settings, devices.iter().flat_map(place).collect())
+    }
 }
 
 /// The seen ends of each wire, to be paired when all namespaces have been looked into.
@@ -163,6 +212,11 @@ impl Open {
         for seen in links.context(cannot("links"))? {
             self.next_index = self.next_index.max(seen.index + 1);
             if seen.loopback {
+                let marked = seen.alias == owned::MARK;
+                let asked = !node.is_host() && (marked || survey.owned.contains(node));
+                if asked && owned::is_named(&self.netns, node.netns()) && survey.files.are_ours(node.netns(), marked) {
+                    namespace.maker = Maker::Wire;
+                }
                 // A host may have addresses there for all the world to reach.
                 if node.is_host() {
                     foreign.insert(seen.index, seen.name);

@@ -1,6 +1,7 @@
 //! The system calls that nix lacks, one function each, as thin as can be. The only file with `unsafe`; it decides nothing.
 #![expect(unsafe_code, reason = "raw system calls; each block says why it is sound")]
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -104,6 +105,16 @@ pub fn netns_cookie(socket: BorrowedFd) -> Result<u64, Errno> {
         )
     };
     Errno::result(code).map(|_| cookie)
+}
+
+/// A mount without what is mounted on it, mounted nowhere (linux/mount.h, Linux 5.2). EINVAL: it covers what must not be seen.
+pub fn bare_mount(path: &CStr) -> Result<OwnedFd, Errno> {
+    const OPEN_TREE_CLONE: libc::c_int = 1;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC;
+    // SAFETY: the only pointer is to a string that ends in NUL and outlives the call.
+    let mount = Errno::result(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(mount as i32) })
 }
 
 /// A procfs of our own, mounted nowhere (linux/mount.h, Linux 5.2). EPERM: in a user namespace that must not see all of it.

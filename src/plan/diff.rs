@@ -6,8 +6,8 @@ use ipnetwork::IpNetwork;
 
 use super::strangers::foreign_route;
 use super::{Action, Change, Finding, Plan, Waiting};
-use crate::state::{End, Foreign, Marks, Namespace, Route, Setting, State};
-use crate::topology::Name;
+use crate::state::{End, Foreign, Maker, Marks, Namespace, Route, Setting, State};
+use crate::topology::{NETNS, Name};
 
 /// What has to change for `seen` to become `wanted`.
 pub fn diff(wanted: &State, seen: &State) -> Plan {
@@ -15,6 +15,7 @@ pub fn diff(wanted: &State, seen: &State) -> Plan {
     for (name, namespace) in &seen.namespaces {
         let empty = Namespace::default();
         let wanted = wanted.namespaces.get(name).unwrap_or(&empty);
+        plan.making(name, wanted, namespace);
         plan.rules(name, wanted, namespace);
         for device in namespace.strays.iter().filter(|device| !wanted.strays.contains(device)) {
             plan.change(
@@ -141,6 +142,30 @@ fn by_wire(state: &State) -> BTreeMap<&Name, Ends<'_>> {
 impl Plan {
     pub(super) fn change(&mut self, node: &Name, wire: Option<&Name>, action: Action, reason: impl Into<String>) {
         self.changes.push(Change { node: node.clone(), wire: wire.cloned(), action, reason: reason.into() });
+    }
+
+    /// The namespace itself.
+    fn making(&mut self, node: &Name, wanted: &Namespace, seen: &Namespace) {
+        let name = node.netns();
+        match (wanted.maker, seen.maker) {
+            (Maker::Wire, Maker::Nobody) => {
+                self.change(node, None, Action::Make, format!("there is no {NETNS}{name}"));
+            }
+            (Maker::Wire, Maker::Killed) => self.change(node, None, Action::Make, "its making was not finished"),
+            (Maker::Nobody, Maker::Killed) => self.change(node, None, Action::Unmake, "its making was not finished"),
+            (Maker::Nobody, Maker::Wire) => match &seen.inhabitant {
+                None => self.change(node, None, Action::Unmake, "wire made it, and it is not to be there"),
+                Some(who) => self.findings.push(Finding {
+                    node: node.clone(),
+                    wire: None,
+                    kind: "inhabited",
+                    message: format!("the namespace {NETNS}{name} is not to be there and stays: {who}"),
+                    hint: "when that has ended, run this again, and it goes".to_owned(),
+                    blocks: false,
+                }),
+            },
+            _ => {}
+        }
     }
 
     fn wire(&mut self, name: &Name, wanted: &Ends, seen: &Ends, all_seen: &State, written: &Written) {

@@ -15,7 +15,7 @@ use crate::desired;
 use crate::nft::{Chain, Foreign, Key, Rule, Table, Value};
 use crate::parse;
 use crate::rules::{Ranges, Rules};
-use crate::state::{Namespace, Route, Setting, State};
+use crate::state::{Maker, Namespace, Route, Setting, State};
 use crate::target::Scope;
 use crate::topology::{Device, Name, Topology};
 
@@ -32,6 +32,11 @@ pub fn up(topology: &Topology, seen: &State) -> State {
     desired::up(topology, &Rules::of(topology, &Ranges::new()), &Scope::everything(topology), seen)
 }
 
+pub fn down(seen: &State) -> State {
+    let everything = Scope { everything: true, ..Scope::default() };
+    desired::down(&everything, seen)
+}
+
 /// Rules before cables: nothing that carries packets comes before the rules of its node, and rules go last.
 fn assert_order(plan: &Plan) {
     for (place, change) in plan.changes.iter().enumerate() {
@@ -45,7 +50,8 @@ fn assert_order(plan: &Plan) {
         let rest = &plan.changes[place..];
         let late = rest.iter().find(|next| opened.contains(&&next.node) && matches!(next.action, Action::Load(_)));
         assert!(late.is_none(), "{change} comes before the rules");
-        let last = change.action != Action::Unload || rest.iter().all(|next| next.action == Action::Unload);
+        let is_last = |change: &Change| matches!(change.action, Action::Unload | Action::Unmake);
+        let last = !is_last(change) || rest.iter().all(is_last);
         assert!(last, "{change} is not the last");
     }
 }
@@ -71,6 +77,7 @@ fn assert_holds(state: &State, wanted: &State, plan: &Plan) {
     }
     for (node, namespace) in &state.namespaces {
         let asked = &wanted.namespaces[node];
+        assert!(namespace.maker == asked.maker || namespace.inhabitant.is_some(), "who has made {node}");
         for wire in namespace.ends.keys() {
             assert!(asked.ends.contains_key(wire) || waits(wire) || blocked(wire), "{wire} is left in {node}");
         }
@@ -134,11 +141,16 @@ proptest! {
             let of = |state: &State| state.namespaces[node].settings.get(setting).copied();
             of(&seen) != of(&made)
         };
-        let plan = diff(&desired::down(&seen), &seen);
+        let plan = diff(&down(&seen), &seen);
         assert_order(&plan);
         let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
         for (node, namespace) in &state.namespaces {
             prop_assert!(namespace.ends.is_empty() && namespace.strays.is_empty() && namespace.table.is_none());
+            let stays = namespace.inhabitant.is_some() || namespace.maker == Maker::Others;
+            prop_assert_eq!(namespace.maker.has_made(), stays, "{} is left", node);
+            if !stays {
+                continue;
+            }
             // Whoever switches a whole namespace switches every device of it.
             let alone = |(device, setting): &(Device, Setting)| device.as_str() != "all" && !touched(node, setting);
             for (place, value) in before.namespaces[node].others.iter().filter(|(place, _)| alone(place)) {
@@ -150,7 +162,7 @@ proptest! {
                 prop_assert_eq!(*value, expected, "{:?} in {}: {:#?}", setting, node, plan.changes);
             }
         }
-        prop_assert_eq!(diff(&desired::down(&state), &state).changes, vec![]);
+        prop_assert_eq!(diff(&down(&state), &state).changes, vec![]);
     }
 
     #[test]
@@ -158,11 +170,13 @@ proptest! {
         let mut dice = Dice::new(choices);
         let topology = dice.topology();
         let seen = dice.seen(&topology);
-        let plan = diff(&desired::down(&seen), &seen);
+        let plan = diff(&down(&seen), &seen);
         assert_order(&plan);
         let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
         prop_assert!(state.namespaces.values().all(|here| here.ends.is_empty() && here.strays.is_empty()));
         prop_assert!(state.namespaces.values().all(|here| here.table.is_none()));
+        let stays = |here: &Namespace| here.inhabitant.is_some() || here.maker == Maker::Others;
+        prop_assert!(state.namespaces.values().all(|here| here.maker.has_made() == stays(here)));
     }
 }
 

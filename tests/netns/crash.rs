@@ -17,7 +17,7 @@ const SENDS: &str = "sendto,sendmsg,sendmmsg";
 const RECEIVES: &str = "recvfrom,recvmsg,recvmmsg";
 
 /// The calls of a command, in their order, where it does them all in one thread: `strace` counts by thread.
-fn calls(host: &Host, calls: &str, command: &[&str]) -> Vec<String> {
+pub fn calls(host: &Host, calls: &str, command: &[&str]) -> Vec<String> {
     let trace = format!("trace={calls}");
     let strace = ["strace", "-f", "-qq", "-s", "64", "-o", "/run/trace", "-e", &trace, "-e", "signal=none"];
     host.wire_under(&strace, command).expect(0);
@@ -34,7 +34,7 @@ fn calls(host: &Host, calls: &str, command: &[&str]) -> Vec<String> {
 
 /// Whether a send only asks: for a list (`NLM_F_DUMP`), the state of all rules (`NFT_MSG_GETGEN`), the number of a namespace
 /// (`RTM_GETNSID`), or how many connections there are (`IPCTNL_MSG_CT_GET_STATS`).
-fn only_asks(send: &str) -> bool {
+pub fn only_asks(send: &str) -> bool {
     let words = ["0x300", "NLM_F_DUMP", "0xa10 ", "GETGEN", "0x5a ", "GETNSID", "0x105 ", "CT_GET_STATS"];
     words.iter().any(|word| send.contains(word))
 }
@@ -57,7 +57,7 @@ impl At {
 
 /// Fails the test if in any namespace an end is up, or a device forwards, and no table is there to police it.
 #[track_caller]
-fn expect_rules(dump: &Dump, when: &str) {
+pub fn expect_rules(dump: &Dump, when: &str) {
     let node = |fact: &str| fact.split(' ').next().expect("a node").to_owned();
     let way_in = "/ chain input / 1 / type filter hook input priority filter; policy drop;";
     let policed: BTreeSet<String> =
@@ -77,7 +77,7 @@ fn expect_rules(dump: &Dump, when: &str) {
 }
 
 /// Runs a command that meets a fault at the n-th of these calls. Returns its exit code.
-fn with_fault(host: &Host, calls: &str, fault: &str, n: usize, command: &[&str]) -> i32 {
+pub fn with_fault(host: &Host, calls: &str, fault: &str, n: usize, command: &[&str]) -> i32 {
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{fault}:when={n}"));
     let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", "signal=none", "-e", &inject];
     host.wire_under(&strace, command).code

@@ -21,6 +21,7 @@ mod log;
 mod naive;
 mod nameserver;
 mod order;
+mod owned;
 mod packet;
 mod podman;
 mod prober;

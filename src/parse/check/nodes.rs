@@ -26,6 +26,9 @@ impl<'d> Check<'d> {
                     let message = format!("`owned` makes the namespace `{name}`, and `netns` names `{}`", netns.it);
                     tell(owned, &message, strike);
                 }
+            } else if let Some(user) = node.user.as_ref().filter(|user| node.owned.is_some() && user.it != "root") {
+                let message = format!("a container of `{}` cannot join a namespace that root owns", user.it);
+                tell(user.place, &message, "strike `owned`, or let it be a container of root's");
             }
             if let Some(shares) = &node.shares {
                 let owner = shown(shares.it);
@@ -95,6 +98,18 @@ impl<'d> Check<'d> {
     }
 
     pub(super) fn home(&self, node: &Name) -> Home {
+        match self.is_owned(node) {
+            true => Home::Netns(node.clone()),
+            false => self.other_home(node),
+        }
+    }
+
+    fn is_owned(&self, node: &Name) -> bool {
+        self.tables.get(node.as_str()).is_some_and(|table| table.owned.is_some())
+    }
+
+    /// Where it lives if `wire` makes it no home.
+    fn other_home(&self, node: &Name) -> Home {
         let table = self.tables.get(node.as_str());
         let netns = table.and_then(|table| table.netns.as_ref());
         let container = table.and_then(|table| table.container.as_ref());
@@ -115,14 +130,13 @@ impl<'d> Check<'d> {
         for node in self.draft.modules.iter().flat_map(|module| &module.nodes) {
             let table = self.tables.get(node.it.as_str());
             let place = table.map_or(node.place, |table| table.name.place);
-            let owned = table.is_some_and(|table| table.owned.is_some());
-            let mut homes = vec![match self.home(&node.it) {
+            let mut homes = vec![match self.other_home(&node.it) {
                 Home::Netns(netns) => format!("the namespace `{netns}`"),
                 Home::Podman { container, user } => {
                     format!("the container `{container}` of {}", user.as_deref().unwrap_or("root"))
                 }
             }];
-            homes.extend(owned.then(|| format!("the namespace `{}`", node.it)));
+            homes.extend(self.is_owned(&node.it).then(|| format!("the namespace `{}`", node.it)));
             for home in homes {
                 let (other, before) = *taken.entry(home.clone()).or_insert((&node.it, place));
                 if *other != node.it {

@@ -1273,6 +1273,9 @@ user = "liam"
 [node.c]
 netns = "z"
 owned = true
+[node.g]
+user = "liam"
+owned = true
 [node.h]
 netns = "a/b"
 user = "a b"
@@ -1291,10 +1294,14 @@ zone = "private"
             ),
             ("10:9: node `c`: `owned` makes the namespace `c`, and `netns` names `z`", "keep the one that is meant"),
             (
-                "12:9: node `h`: `a/b` cannot name a namespace",
+                "12:8: node `g`: a container of `liam` cannot join a namespace that root owns",
+                "strike `owned`, or let it be a container of root's",
+            ),
+            (
+                "15:9: node `h`: `a/b` cannot name a namespace",
                 "a name is 1 to 64 of letters, digits, `.`, `_` and `-`, and begins with a letter or digit: `a-b`",
             ),
-            ("13:8: node `h`: `a b` is no user's name", "write the name that `id` shows, as `liam`"),
+            ("16:8: node `h`: `a b` is no user's name", "write the name that `id` shows, as `liam`"),
         ],
     },
     Case {

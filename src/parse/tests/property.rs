@@ -272,7 +272,9 @@ impl Maker {
             let has_host = far.iter().any(|(far, _)| far.is_host());
             let has_out = is_own && (has_host || !is_hub && far.iter().any(|(far, _)| zone.contains_key(far)));
             let container = if self.chance(3) { named(format!("c{nth}")) } else { name.clone() };
+            let owned = is_own && self.chance(4);
             let home = match self.below(3) {
+                _ if owned => Home::Netns(name.clone()),
                 2 if is_own => Home::Netns(named(format!("ns{nth}"))),
                 n => Home::Podman { container, user: (n == 1).then(|| "liam".to_owned()) },
             };
@@ -281,7 +283,7 @@ impl Maker {
                 name: name.clone(),
                 module: module_of[name].clone(),
                 network_none: is_own && far.is_empty() && self.chance(2),
-                owned: is_own && matches!(home, Home::Podman { .. }) && self.chance(3),
+                owned,
                 home,
                 shares: shares.get(name).cloned(),
                 zones: if says_zones { zones.into_iter().collect() } else { Vec::new() },
@@ -555,6 +557,7 @@ fn written(topology: &Topology, tables: bool) -> String {
     for node in topology.nodes.values() {
         let mut keys = Keys::default();
         match &node.home {
+            Home::Netns(_) if node.owned => {}
             Home::Netns(netns) => keys.put("netns", Some(quoted(netns))),
             Home::Podman { container, user } => {
                 keys.put("container", (*container != node.name).then(|| quoted(container)));

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use super::linux::newborn;
 use crate::nft::{Chain, Element, Expression, Foreign, Key, Rule, Set, Table, Target, Text, Type, Value, Verdict};
-use crate::state::{self, End, Namespace, Route, Setting, State};
+use crate::state::{self, End, Maker, Namespace, Route, Setting, State};
 use crate::topology::{Device, Name, Topology};
 use crate::{desired, parse};
 
@@ -93,13 +94,19 @@ impl Dice {
         text += "]\n[host]\nuplinks = [\"up0\"]\n[module]\nm = [\"edge\", \"vpn\", \"a\", \"b\", \"c\", \"d\"]\n";
         text += "[hub.edge]\nzone = \"z\"\n[hub.vpn]\nzone = \"z\"\n";
         text += "clients = { prefix = \"10.100.0.0/24\", device = \"wg0\" }\n";
-        for leaf in leaving {
-            let _ = writeln!(text, "[node.{leaf}]\negress = [\"tcp/443\"]");
+        for node in leaves.into_iter().chain(["edge", "vpn"]) {
+            let _ = writeln!(text, "[node.{node}]");
+            if leaving.contains(&node) {
+                text += "egress = [\"tcp/443\"]\n";
+            }
+            if self.chance(4) {
+                text += "owned = true\n";
+            }
         }
         parse::topology(&text).unwrap_or_else(|faults| panic!("{faults:#?}\n{text}"))
     }
 
-    /// Every node runs and has no wire yet.
+    /// Every node runs, or will by `up`, and has no wire yet.
     pub fn bare(&mut self, topology: &Topology) -> State {
         let mut state = State::default();
         // Since 6.17.
@@ -121,9 +128,27 @@ impl Dice {
                     namespace.others.insert((device, Setting::ForceForwarding6), self.below(2) as i32);
                 }
             }
+            let owned = topology.nodes.get(&node).map_or(node.as_str() == "struck-node", |node| node.owned);
+            if owned {
+                let maker = self.pick(&[Maker::Nobody, Maker::Killed, Maker::Wire, Maker::Others]);
+                namespace = if maker == Maker::Others { namespace } else { newborn(&namespace) };
+                namespace.maker = maker;
+                if maker == Maker::Wire {
+                    namespace.inhabitant = self.chance(4).then(|| "somebody lives in it".to_owned());
+                }
+            }
             state.namespaces.insert(node, namespace);
         }
         state
+    }
+
+    /// Somebody takes away what `wire` made; the far ends of its wires mostly go with it.
+    fn unmake(&mut self, state: &mut State, node: &Name) {
+        self.leave(state, node);
+        let maker = self.pick(&[Maker::Nobody, Maker::Killed]);
+        if let Some(namespace) = state.namespaces.get_mut(node) {
+            *namespace = Namespace { maker, ..newborn(namespace) };
+        }
     }
 
     pub fn whole(&mut self) -> BTreeMap<Setting, i32> {
@@ -136,6 +161,9 @@ impl Dice {
         let mut state = self.bare(topology);
         let wanted = super::up(topology, &state);
         for (node, namespace) in &mut state.namespaces {
+            if namespace.maker != Maker::Others && wanted.namespaces[node].maker == Maker::Wire {
+                namespace.maker = Maker::Wire;
+            }
             let asked = &wanted.namespaces[node];
             (namespace.ends, namespace.table) = (asked.ends.clone(), asked.table.clone());
             if !node.is_host() && self.chance(2) {
@@ -162,6 +190,12 @@ impl Dice {
         }
         for _ in 0..self.below(4).saturating_sub(1) {
             self.stop(&mut state);
+        }
+        let made = state.namespaces.iter().filter(|(_, namespace)| namespace.maker != Maker::Others);
+        for (node, maker) in made.map(|(node, namespace)| (node.clone(), namespace.maker)).collect::<Vec<_>>() {
+            if !maker.has_made() || self.chance(4) {
+                self.unmake(&mut state, &node);
+            }
         }
         lawful(&mut state);
         state
@@ -391,14 +425,20 @@ impl Dice {
         let nodes: Vec<Name> = state.namespaces.keys().filter(|node| !node.is_host()).cloned().collect();
         let node = self.pick(&nodes);
         state.namespaces.remove(&node);
+        self.leave(state, &node);
+        let list = if self.chance(3) { &mut state.refused } else { &mut state.waiting };
+        list.insert(node, "does something else".to_owned());
+    }
+}
+
+impl Dice {
+    fn leave(&mut self, state: &mut State, node: &Name) {
         for namespace in state.namespaces.values_mut() {
-            namespace.ends.retain(|_, end| end.far.as_ref() != Some(&node) || self.chance(4));
-            for end in namespace.ends.values_mut().filter(|end| end.far.as_ref() == Some(&node)) {
+            namespace.ends.retain(|_, end| end.far.as_ref() != Some(node) || self.chance(4));
+            for end in namespace.ends.values_mut().filter(|end| end.far.as_ref() == Some(node)) {
                 end.far = None;
             }
         }
-        let list = if self.chance(3) { &mut state.refused } else { &mut state.waiting };
-        list.insert(node, "does something else".to_owned());
     }
 }
 

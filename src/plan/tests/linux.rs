@@ -6,13 +6,24 @@ use ipnetwork::IpNetwork;
 
 use crate::nft::Table;
 use crate::plan::{Action, Change};
-use crate::state::{End, Namespace, Route, Setting, State};
+use crate::state::{End, Maker, Namespace, Route, Setting, State};
 use crate::topology::{Device, Name};
 
 type Done = Result<(), String>;
 
 fn must(holds: bool, otherwise: impl Into<String>) -> Done {
     if holds { Ok(()) } else { Err(otherwise.into()) }
+}
+
+/// The cookie of a namespace that was made.
+const MADE: u64 = 11;
+
+/// A namespace that is not there, as it will be born.
+pub fn newborn(like: &Namespace) -> Namespace {
+    let settings = like.settings.keys().map(|setting| (*setting, 0)).collect();
+    let others = like.others.keys().filter(|(device, _)| ["all", "default"].contains(&device.as_str()));
+    let others = others.map(|place| (place.clone(), 0)).collect();
+    Namespace { maker: Maker::Nobody, settings, others, ..Namespace::default() }
 }
 
 /// Carries out one change of the plan that was made for `seen`, or says why Linux would not.
@@ -23,9 +34,24 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
         (Action::Create(ends), Some(wire)) => {
             return ends.iter().try_for_each(|(node, end)| create(state.namespaces.get_mut(node), wire, end));
         }
+        (Action::Make, _) => {
+            let namespace = state.namespaces.get_mut(node).ok_or("nobody misses it")?;
+            must(!namespace.maker.has_made(), "EEXIST: it is there")?;
+            (namespace.maker, namespace.cookie) = (Maker::Wire, MADE);
+            return Ok(());
+        }
+        (Action::Unmake, _) => {
+            let namespace = state.namespaces.get_mut(node).ok_or("no such namespace")?;
+            must(matches!(namespace.maker, Maker::Wire | Maker::Killed), "it is not wire's")?;
+            must(namespace.inhabitant.is_none(), "somebody lives in it")?;
+            must(namespace.ends.is_empty() && namespace.table.is_none(), "cables and rules go before it")?;
+            *namespace = newborn(namespace);
+            return Ok(());
+        }
         _ => {}
     }
     let namespace = state.namespaces.get_mut(node).ok_or("no such namespace")?;
+    must(namespace.maker.has_made(), "ENOENT: there is no namespace")?;
     let before = seen.namespaces.get(node).ok_or("nobody has seen it")?;
     match action {
         Action::SetAll(setting, value) => {
@@ -113,7 +139,9 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
             end.routes.extend(own);
         }
         Action::AddRoute(route) => add_route(end, route)?,
-        Action::Remove { .. }
+        Action::Make
+        | Action::Unmake
+        | Action::Remove { .. }
         | Action::Create(_)
         | Action::SetAll(..)
         | Action::SetOther(..)
@@ -143,6 +171,7 @@ fn remove(state: &mut State, node: &Name, wire: Option<&Name>, device: &Device) 
 /// One end of a pair: born down and bare, then given what it is to have.
 fn create(namespace: Option<&mut Namespace>, wire: &Name, wanted: &End) -> Done {
     let namespace = namespace.ok_or("its node does not run")?;
+    must(namespace.maker.has_made(), "ENOENT: there is no namespace")?;
     must(namespace.table.is_some(), "rules come before cables")?;
     must(!namespace.ends.contains_key(wire), "an end of that wire is there")?;
     let forced = wanted.settings.contains_key(&Setting::ForceForwarding6);

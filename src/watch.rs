@@ -145,7 +145,7 @@ impl Watch<'_> {
     fn stay(&mut self) -> Result<Exit, Error> {
         loop {
             let let_go = self.held.as_ref().map(|(at, _)| *at);
-            let due = self.patience.until().filter(|_| self.paused.is_none());
+            let due = self.patience.until(self.paused.is_some());
             let guests = self.door.as_ref().and_then(Door::due);
             let times = [let_go, due, self.paused, self.names.until(), guests, self.supervisor.until()];
             let heard = self.ears.wait(&self.topology, times.into_iter().flatten().min())?;
@@ -157,9 +157,13 @@ impl Watch<'_> {
                 self.held = None;
             }
             self.supervisor.turns();
-            for heard in heard {
+            let places = |heard: &Heard| if let Heard::Place(place) = heard { Some(place.clone()) } else { None };
+            heard.iter().filter_map(places).for_each(|place| self.patience.heard(Aim::Place(place), now));
+            let found = self.look_into_places();
+            for heard in heard.into_iter().chain(found) {
                 match heard {
                     Heard::End => return Ok(Exit::Done),
+                    Heard::Place(_) => {}
                     Heard::Reload => self.reload(true),
                     Heard::File(path) => self.read_again(&path),
                     Heard::Other(Other::Answers) => self.answered(),
@@ -209,6 +213,19 @@ impl Watch<'_> {
         }
     }
 
+    /// Looks for nodes where some may have begun or ended.
+    fn look_into_places(&mut self) -> Vec<Heard> {
+        let start = Instant::now();
+        let places = self.patience.take_places(start);
+        if places.is_empty() {
+            return Vec::new();
+        }
+        let heard = self.ears.look(&self.topology, &places);
+        let took = start.elapsed();
+        places.into_iter().for_each(|place| self.patience.looked_into(Aim::Place(place), took, Instant::now()));
+        heard
+    }
+
     fn deaf(&mut self, node: &Name, error: Error) {
         let message = format!("`{node}` cannot be listened to: {}", error.message);
         self.teller.cannot(&Error { message, ..error });
@@ -249,7 +266,7 @@ impl Watch<'_> {
         };
         for aim in &aims {
             let mended = mended.as_ref().is_some_and(|(nodes, wires)| match aim {
-                Aim::Everything => false,
+                Aim::Everything | Aim::Place(_) => false,
                 Aim::Node(node) | Aim::Rules(node) => nodes.contains(node),
                 Aim::Wire(wire) => wires.contains(wire),
             });
@@ -397,7 +414,7 @@ fn scope(topology: &Topology, aims: &BTreeSet<Aim>) -> Scope {
     let (mut wires, mut nodes, mut rules) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for aim in aims {
         match aim {
-            Aim::Everything => {}
+            Aim::Everything | Aim::Place(_) => {}
             Aim::Node(node) => drop(nodes.insert(node.clone())),
             Aim::Rules(node) => drop(rules.insert(node.clone())),
             // One that is struck from the file is left of something: only a look at everything finds both its ends.

@@ -35,6 +35,8 @@ pub enum Heard {
     Runs(Name),
     /// The namespace that was the node's is not any more.
     Ended(Name),
+    /// Where nodes may be that are not listened to: see `look`.
+    Place(Place),
     /// The node cannot be listened to; told once for each reason.
     Deaf(Name, Error),
     /// A file that is watched was changed.
@@ -45,6 +47,15 @@ pub enum Heard {
     End,
     /// Somebody else who is waited for has something.
     Other(Other),
+}
+
+/// Where something has happened that may be the beginning or the end of a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Containers whose monitors keep their files below this folder.
+    Containers(PathBuf),
+    /// Named namespaces.
+    Namespaces,
 }
 
 /// Who else may be waited for.
@@ -190,12 +201,34 @@ impl Ears {
                 }
             }
         }
-        self.look(topology, &nodes, &mut heard);
+        self.look_at(topology, &nodes, &mut heard);
         Ok(heard)
     }
 
+    /// Listens to what runs in these places and was not listened to, and lets go of what is not its node's any more.
+    pub fn look(&mut self, topology: &Topology, places: &BTreeSet<Place>) -> Vec<Heard> {
+        let mut nodes = BTreeSet::new();
+        for place in places {
+            match place {
+                Place::Containers(folder) => {
+                    let owners = self.owners.get(folder);
+                    let is_of = |user: &Option<String>| owners.is_some_and(|owners| owners.contains(user));
+                    let found = topology.nodes.values().filter(|node| match &node.home {
+                        Home::Podman { user, .. } => node.shares.is_none() && is_of(user),
+                        Home::Netns(_) => false,
+                    });
+                    nodes.extend(found.map(|node| node.name.clone()));
+                }
+                Place::Namespaces => nodes.extend(named(topology)),
+            }
+        }
+        let mut heard = Vec::new();
+        self.look_at(topology, &nodes, &mut heard);
+        heard
+    }
+
     /// What of these nodes runs and is not listened to yet, and what is listened to and is not theirs any more.
-    fn look(&mut self, topology: &Topology, nodes: &BTreeSet<Name>, heard: &mut Vec<Heard>) {
+    fn look_at(&mut self, topology: &Topology, nodes: &BTreeSet<Name>, heard: &mut Vec<Heard>) {
         let mut podman = Podman::by_files();
         for node in nodes {
             let home = topology.nodes.get(node).map(|node| &node.home);
@@ -279,13 +312,14 @@ impl Ears {
         };
         let mut heard = Vec::new();
         let mut parts: BTreeSet<(Name, Part)> = BTreeSet::new();
-        let mut look_at: BTreeSet<Name> = BTreeSet::new();
+        let mut again: BTreeSet<Name> = BTreeSet::new();
         for event in &events[..count] {
             match Token::from(event.data()) {
                 Token::Signals => heard.extend(self.signals()),
                 Token::Other(other) => heard.push(Heard::Other(other)),
-                Token::Mounts => look_at.extend(named(topology)),
-                Token::Paths => self.hear_paths(topology, &mut heard, &mut look_at),
+                Token::Mounts if named(topology).next().is_none() => {}
+                Token::Mounts => heard.push(Heard::Place(Place::Namespaces)),
+                Token::Paths => self.hear_paths(&mut heard),
                 Token::Ear(id, what) => {
                     // One that was let go of just now.
                     let Some((node, ear)) = self.ears.get_mut(&id) else { continue };
@@ -297,7 +331,7 @@ impl Ears {
                             let node = node.clone();
                             self.let_go(&node);
                             // It may run again already, and that may have been told before.
-                            look_at.insert(node.clone());
+                            again.insert(node.clone());
                             heard.push(Heard::Ended(node));
                             continue;
                         }
@@ -306,8 +340,8 @@ impl Ears {
                 }
             }
         }
-        if !look_at.is_empty() {
-            self.look(topology, &look_at, &mut heard);
+        if !again.is_empty() {
+            self.look_at(topology, &again, &mut heard);
         }
         heard.extend(parts.into_iter().map(|(node, part)| Heard::Change(node, part)));
         Ok(heard)
@@ -321,22 +355,14 @@ impl Ears {
         heard
     }
 
-    fn hear_paths(&mut self, topology: &Topology, heard: &mut Vec<Heard>, look_at: &mut BTreeSet<Name>) {
-        let of = |owners: Option<&HashSet<Option<String>>>| {
-            let is_of = |user: &Option<String>| owners.is_none_or(|owners| owners.contains(user));
-            let nodes = topology.nodes.values().filter(move |node| match &node.home {
-                Home::Podman { user, .. } => node.shares.is_none() && is_of(user),
-                Home::Netns(_) => false,
-            });
-            nodes.map(|node| node.name.clone()).collect::<Vec<_>>()
-        };
+    fn hear_paths(&mut self, heard: &mut Vec<Heard>) {
         for changed in self.paths.changed() {
             match changed {
                 Changed::File(path) => heard.push(Heard::File(path)),
-                Changed::Containers(folder) => look_at.extend(of(self.owners.get(&folder))),
+                Changed::Containers(folder) => heard.push(Heard::Place(Place::Containers(folder))),
                 Changed::Anything => {
                     heard.extend(self.files.iter().cloned().map(Heard::File));
-                    look_at.extend(of(None));
+                    heard.extend(self.owners.keys().cloned().map(|folder| Heard::Place(Place::Containers(folder))));
                 }
             }
         }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::kernel::ears::Place;
 use crate::topology::Name;
 
 /// What may have to be looked at.
@@ -13,6 +14,14 @@ pub enum Aim {
     Node(Name),
     Rules(Name),
     Wire(Name),
+    /// Where nodes may have begun or ended.
+    Place(Place),
+}
+
+impl Aim {
+    fn is_place(&self) -> bool {
+        matches!(self, Aim::Place(_))
+    }
 }
 
 /// So many looks in succession are free, a mend counting double; each second gives one back.
@@ -58,19 +67,33 @@ impl Patience {
         *due = at.min(*due);
     }
 
-    /// When the next is due.
-    pub fn until(&self) -> Option<Instant> {
-        self.due.values().min().copied()
+    /// When the next is due; of places alone, while nothing may be mended.
+    pub fn until(&self, places_alone: bool) -> Option<Instant> {
+        self.due.iter().filter(|(aim, _)| !places_alone || aim.is_place()).map(|(_, at)| *at).min()
     }
 
-    /// What is due, which is not any more.
+    /// What is due but for places, which is not any more.
     pub fn take(&mut self, now: Instant) -> BTreeSet<Aim> {
-        let due: BTreeSet<Aim> = self.due.iter().filter(|(_, at)| **at <= now).map(|(aim, _)| aim.clone()).collect();
-        self.due.retain(|aim, _| !due.contains(aim));
-        if due.contains(&Aim::Everything) {
-            self.due.clear();
-        }
+        let is_due = |aim: &Aim, at: &Instant| *at <= now && !aim.is_place();
+        let due: BTreeSet<Aim> =
+            self.due.iter().filter(|(aim, at)| is_due(aim, at)).map(|(aim, _)| aim.clone()).collect();
+        let all = due.contains(&Aim::Everything);
+        self.due.retain(|aim, _| aim.is_place() || !all && !due.contains(aim));
         due
+    }
+
+    /// The places among what is due.
+    pub fn take_places(&mut self, now: Instant) -> BTreeSet<Place> {
+        let is_due = |aim: &Aim, at: &Instant| *at <= now && aim.is_place();
+        let due: Vec<Aim> = self.due.iter().filter(|(aim, at)| is_due(aim, at)).map(|(aim, _)| aim.clone()).collect();
+        self.due.retain(|aim, _| !due.contains(aim));
+        due.into_iter().filter_map(|aim| if let Aim::Place(place) = aim { Some(place) } else { None }).collect()
+    }
+
+    /// It was looked into, which took so long: however often there is news of it, that takes a part of the time alone. Many
+    /// containers that start at once are nothing to be suspicious of.
+    pub fn looked_into(&mut self, aim: Aim, took: Duration, now: Instant) {
+        self.records.insert(aim, Record { score: 0.0, at: now, next: now + took * SHARE });
     }
 
     /// It was looked at, which took so long, and mended or not. Returns the wait before the next look, where it is one that
@@ -108,7 +131,7 @@ mod tests {
         let (mut now, mut count) = (start, 0);
         while now < start + length {
             patience.heard(aim.clone(), now);
-            now = patience.until().unwrap().max(now);
+            now = patience.until(false).unwrap().max(now);
             assert!(patience.take(now).contains(aim));
             now += QUICK;
             patience.looked(aim.clone(), true, QUICK, now);
@@ -120,13 +143,13 @@ mod tests {
     #[test]
     fn what_is_heard_is_due_at_once_and_once() {
         let (mut patience, now) = (Patience::default(), Instant::now());
-        assert_eq!(patience.until(), None);
+        assert_eq!(patience.until(false), None);
         patience.heard(wire("a"), now);
         patience.heard(wire("a"), now);
         patience.heard(wire("b"), now);
-        assert_eq!(patience.until(), Some(now));
+        assert_eq!(patience.until(false), Some(now));
         assert_eq!(patience.take(now), BTreeSet::from([wire("a"), wire("b")]));
-        assert_eq!((patience.take(now), patience.until()), (BTreeSet::new(), None));
+        assert_eq!((patience.take(now), patience.until(false)), (BTreeSet::new(), None));
     }
 
     /// The first twenty breaks are mended at once; then ever more seldom, in an hour no more than a few hundred times.
@@ -153,7 +176,23 @@ mod tests {
         assert_eq!(patience.take(later), BTreeSet::from([wire("a")]));
         patience.looked(wire("a"), true, QUICK, later);
         patience.heard(wire("a"), later);
-        assert_eq!(patience.until(), Some(later));
+        assert_eq!(patience.until(false), Some(later));
+    }
+
+    /// A place is looked into at once, and then as often as the time that it takes allows, also while nothing may be mended.
+    #[test]
+    fn places_take_their_share_of_the_time() {
+        let (mut patience, now) = (Patience::default(), Instant::now());
+        let place = Aim::Place(Place::Namespaces);
+        patience.heard(place.clone(), now);
+        patience.heard(wire("a"), now);
+        assert_eq!(patience.take_places(now), BTreeSet::from([Place::Namespaces]));
+        patience.looked_into(place.clone(), QUICK, now);
+        patience.heard(place, now);
+        assert_eq!((patience.until(false), patience.until(true)), (Some(now), Some(now + QUICK * SHARE)));
+        assert_eq!(patience.take_places(now), BTreeSet::new());
+        assert_eq!(patience.take(now + QUICK * SHARE), BTreeSet::from([wire("a")]));
+        assert_eq!(patience.take_places(now + QUICK * SHARE), BTreeSet::from([Place::Namespaces]));
     }
 
     /// A look at everything is a look at each.
@@ -163,6 +202,6 @@ mod tests {
         patience.again(wire("a"), now + Duration::from_secs(9));
         patience.heard(Aim::Everything, now);
         assert_eq!(patience.take(now), BTreeSet::from([Aim::Everything]));
-        assert_eq!(patience.until(), None);
+        assert_eq!(patience.until(false), None);
     }
 }

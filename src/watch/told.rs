@@ -109,6 +109,7 @@ impl<'a> Teller<'a> {
             Aim::Node(node) => format!("node `{node}`"),
             Aim::Rules(node) => format!("the rules of `{node}`"),
             Aim::Wire(wire) => format!("wire `{wire}`"),
+            Aim::Place(_) => return,
         };
         // Told when it begins to be felt, and not at every doubling.
         if wait >= Duration::from_millis(400) && self.told.insert(format!("{what} backs off")) {

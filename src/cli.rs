@@ -1,6 +1,6 @@
 //! The command line: words, help texts, and nothing that acts on them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -54,6 +54,11 @@ impl Cli {
     fn named(&self) -> Option<PathBuf> {
         let variable = || std::env::var_os("WIRE_TOPOLOGY").filter(|path| !path.is_empty()).map(PathBuf::from);
         self.file.clone().or_else(variable)
+    }
+
+    /// Whether that is where it is when nobody says otherwise.
+    pub fn is_usual(&self, path: &Path) -> bool {
+        path == Path::new(TOPOLOGY)
     }
 }
 
@@ -121,6 +126,11 @@ pub enum Command {
     Set {
         #[command(subcommand)]
         verb: SetVerb,
+    },
+    /// Have the init system run `up` at boot and keep `watch` running
+    Service {
+        #[command(subcommand)]
+        verb: ServiceVerb,
     },
     /// Build the whole topology in throw-away namespaces, prove and audit it there; needs no root and no containers
     Lab {
@@ -204,6 +214,16 @@ pub struct HookTerms {
     /// A container that cannot be wired does not start
     #[arg(long)]
     pub strict: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServiceVerb {
+    /// Put the services in place, enable and start them; -f and --trust-owner are kept for them
+    Install,
+    /// Stop and disable the services, delete what `install` wrote; wires stay
+    Remove,
+    /// Say what is installed, enabled and running
+    Status,
 }
 
 #[derive(Args, Debug)]

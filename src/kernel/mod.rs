@@ -25,7 +25,9 @@ mod program;
 mod route;
 mod rtm;
 pub mod run;
+pub mod services;
 pub mod session;
+
 mod share;
 mod socket;
 pub mod starting;

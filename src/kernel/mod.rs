@@ -27,7 +27,6 @@ mod rtm;
 pub mod run;
 pub mod services;
 pub mod session;
-
 mod share;
 mod socket;
 pub mod starting;

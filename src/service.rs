@@ -237,10 +237,7 @@ impl Init {
     fn is_enabled(self, machine: &Machine, service: &str) -> bool {
         match self {
             Init::Systemd => machine.has(&format!("{WANTS}/{service}.service")),
-            Init::Openrc => {
-                let levels = machine.names("/etc/runlevels");
-                levels.iter().any(|level| machine.has(&format!("/etc/runlevels/{level}/{service}")))
-            }
+            Init::Openrc => !levels(machine, service).is_empty(),
         }
     }
 
@@ -258,11 +255,24 @@ impl Init {
         let argv = match (self, verb) {
             (Init::Systemd, _) => vec!["systemctl", "--quiet", verb, &unit],
             (Init::Openrc, "enable") => vec!["rc-update", "--quiet", "add", service, Init::level(machine, service)],
-            (Init::Openrc, "disable") => vec!["rc-update", "--quiet", "--all", "delete", service],
+            (Init::Openrc, "disable") => {
+                // With `--all` it fails because of those it was never in.
+                let levels = levels(machine, service);
+                return levels
+                    .iter()
+                    .try_for_each(|level| expect(&["rc-update", "--quiet", "delete", service, level], ask));
+            }
             (Init::Openrc, _) => vec!["rc-service", "--quiet", service, verb],
         };
         expect(&argv, ask)
     }
+}
+
+/// The runlevels of OpenRC that a service is in.
+fn levels(machine: &Machine, service: &str) -> Vec<String> {
+    let mut levels = machine.names("/etc/runlevels");
+    levels.retain(|level| machine.has(&format!("/etc/runlevels/{level}/{service}")));
+    levels
 }
 
 fn expect(argv: &[&str], ask: Run) -> Result<(), Error> {

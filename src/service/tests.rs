@@ -49,6 +49,9 @@ impl House {
                 ["rc-service", service, "status"] => success = running.contains(service),
                 ["systemctl", "enable", unit] => touch(format!("{WANTS}/{unit}")),
                 ["systemctl", "disable", unit] => fs::remove_file(root.join(&WANTS[1..]).join(unit)).unwrap(),
+                ["rc-update", "delete", service, level] => {
+                    fs::remove_file(root.join(format!("etc/runlevels/{level}/{service}"))).unwrap()
+                }
                 ["rc-update", "add", service, level] => touch(format!("/etc/runlevels/{level}/{service}")),
                 ["systemctl", "start", service] | ["rc-service", service, "start"] => {
                     running.insert(service.trim_end_matches(".service").to_owned());
@@ -181,6 +184,7 @@ fn openrc_there_and_back() {
             house.told.contains(&"rc-service wire zap".into()) && !house.told.contains(&"rc-service wire stop".into())
         );
         assert_eq!(house.files(), [""; 0]);
+        assert!(SERVICES.iter().all(|service| !Init::Openrc.is_enabled(&house.machine, service)), "{:?}", house.told);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line: words, help texts, and nothing that acts on them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -54,11 +54,6 @@ impl Cli {
     fn named(&self) -> Option<PathBuf> {
         let variable = || std::env::var_os("WIRE_TOPOLOGY").filter(|path| !path.is_empty()).map(PathBuf::from);
         self.file.clone().or_else(variable)
-    }
-
-    /// Whether that is where it is when nobody says otherwise.
-    pub fn is_usual(&self, path: &Path) -> bool {
-        path == Path::new(TOPOLOGY)
     }
 }
 

@@ -123,7 +123,9 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
             sets::run(voice, &path, &topology, verb, push)?
         }
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
-        Command::Watch | Command::Number | Command::Confirm | Command::Hook { .. } | Command::Service { .. } => Exit::Done,
+        Command::Watch | Command::Number | Command::Confirm | Command::Hook { .. } | Command::Service { .. } => {
+            Exit::Done
+        }
         Command::Completions { .. } | Command::Man => Exit::Done,
     };
     Ok(exit as u8)

@@ -287,9 +287,9 @@ fn expect(argv: &[&str], ask: Run) -> Result<(), Error> {
 impl Options {
     fn of(cli: &Cli) -> Result<Options, Error> {
         let path = cli.topology();
-        let topology = match cli.is_usual(&path) {
-            true => None,
-            false => {
+        let topology = match cli.names_topology() {
+            false => None,
+            true => {
                 let path =
                     text_of(&std::path::absolute(&path).context("cannot tell the whole path of the topology file")?)?;
                 if path.ends_with([' ', '\\']) {

@@ -122,6 +122,11 @@ pub enum Command {
         #[command(subcommand)]
         verb: SetVerb,
     },
+    /// Have the init system run `up` at boot and keep `watch` running
+    Service {
+        #[command(subcommand)]
+        verb: ServiceVerb,
+    },
     /// Build the whole topology in throw-away namespaces, prove and audit it there; needs no root and no containers
     Lab {
         /// The node that the command runs in
@@ -204,6 +209,16 @@ pub struct HookTerms {
     /// A container that cannot be wired does not start
     #[arg(long)]
     pub strict: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServiceVerb {
+    /// Put the services in place, enable and start them; -f and --trust-owner are kept for them
+    Install,
+    /// Stop and disable the services, delete what `install` wrote; wires stay
+    Remove,
+    /// Say what is installed, enabled and running
+    Status,
 }
 
 #[derive(Args, Debug)]

@@ -28,6 +28,7 @@ mod prove;
 mod render;
 mod report;
 mod rules;
+mod service;
 mod session;
 mod sets;
 mod state;
@@ -84,6 +85,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Confirm => return Ok(confirm::run(voice)? as u8),
         // Most containers are no node's, and must not wait for the file to be parsed.
         Command::Hook { verb } => return Ok(hook::run(voice, cli, verb)? as u8),
+        Command::Service { verb } => return service::run(voice, cli, verb),
         _ => {}
     }
     let file = cli.topology();
@@ -121,7 +123,9 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
             sets::run(voice, &path, &topology, verb, push)?
         }
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
-        Command::Watch | Command::Number | Command::Confirm | Command::Hook { .. } => Exit::Done,
+        Command::Watch | Command::Number | Command::Confirm | Command::Hook { .. } | Command::Service { .. } => {
+            Exit::Done
+        }
         Command::Completions { .. } | Command::Man => Exit::Done,
     };
     Ok(exit as u8)

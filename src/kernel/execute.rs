@@ -282,9 +282,10 @@ impl Kernel {
         work.refuse(refused.into_iter());
     }
 
-    /// All pairs from one socket, whose namespace sees none of them but its own ends.
+    /// Each pair from its first end's own namespace: before Linux 6.15 the kernel looks for a device of that index where the
+    /// request comes from, not where the end is to be born, and refuses (EEXIST) if there is one.
     fn create(&mut self, work: &mut Work, progress: &mut dyn FnMut(usize, usize)) {
-        let mut batch = Batch::default();
+        let mut batches: BTreeMap<&Name, Batch> = BTreeMap::new();
         let total = work.changes.len();
         for i in 0..total {
             let Change { wire: Some(wire), action: Action::Create(ends), .. } = &work.changes[i] else { continue };
@@ -309,16 +310,24 @@ impl Kernel {
                 Some(link::Birth { namespace, index, name: end.device.as_str(), mac: end.marks.mac, mtu: end.mtu })
             };
             let (Some(first), Some(second)) = (birth(0), birth(1)) else { continue };
-            work.push(&mut batch, i, "make the pair", link::create([first, second]));
+            let batch = batches.entry(&ends[0].0).or_default();
+            work.push(batch, i, "make the pair", link::create([first, second]));
             // Often enough for somebody who looks on.
             if i % 128 == 127 {
-                let refused = self.socket.send(&mut batch);
-                work.refuse(refused.into_iter());
+                self.send(&mut batches, work);
                 progress(i, total);
             }
         }
-        let refused = self.socket.send(&mut batch);
-        work.refuse(refused.into_iter());
+        self.send(&mut batches, work);
+    }
+
+    /// Sends each batch in its namespace.
+    fn send(&self, batches: &mut BTreeMap<&Name, Batch>, work: &mut Work) {
+        for (node, mut batch) in std::mem::take(batches) {
+            let Some(open) = self.open.get(node) else { continue };
+            let refused = open.socket.send(&mut batch);
+            work.refuse(refused.into_iter());
+        }
     }
 
     /// Everything else in one namespace: what only `/proc/sys` takes, then one batch. IPv6 is off before an end is up.

@@ -26,6 +26,7 @@ mod program;
 mod route;
 mod rtm;
 pub mod run;
+pub mod services;
 pub mod session;
 mod share;
 mod socket;
@@ -60,8 +61,6 @@ use crate::topology::{Device, Home, NETNS, Name, Topology};
 /// The namespaces of a topology, each held open with one socket in it.
 pub struct Kernel {
     home: Netns,
-    /// In the namespace that `wire` runs in.
-    socket: Socket,
     open: BTreeMap<Name, Open>,
     podman: Podman,
     sysctls: Sysctls,
@@ -153,7 +152,6 @@ impl Kernel {
         let remembered = run.as_ref().map_or(Ok(Remembered::new()), RunDirectory::remembered)?;
         Ok(Kernel {
             home: Netns::own()?,
-            socket: Socket::open(NETLINK_ROUTE)?,
             open: BTreeMap::new(),
             podman: Podman::new(),
             sysctls: Sysctls::default(),

@@ -29,6 +29,7 @@ fn usage() {
         "set",
         "log",
         "lab",
+        "service",
         "completions",
         "man",
     ] {

@@ -118,6 +118,9 @@ fn carry_out(
             report.done.retain(|done| done.action != Action::Unmake || !stays(&done.node));
             report.failed = changes.into_iter().map(|change| with_error(change, &refused)).collect();
             (report.waiting, report.findings) = (waiting, findings);
+            if report.failed.is_empty() {
+                kernel.forget(&seen, scope.everything)?;
+            }
             return Ok((report, seen));
         }
         if round == 0 {

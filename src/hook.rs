@@ -16,6 +16,7 @@ use crate::error::{Error, Exit, Fault};
 use crate::file;
 use crate::kernel::Kernel;
 use crate::kernel::door::{self, Guest, Request, Stage};
+use crate::kernel::power;
 use crate::kernel::starting::{self, Owner};
 use crate::kernel::syslog;
 use crate::parse;
@@ -136,7 +137,8 @@ fn here(voice: &Voice, cli: &Cli, stage: Stage, told: &Told, until: Instant) -> 
     if !may_concern(&text, &names) {
         return Ok(None);
     }
-    let topology = parse::topology(&text).map_err(|faults| invalid(&path.display().to_string(), &faults))?;
+    let parsed = power::without(|| parse::topology(&text))?;
+    let topology = parsed.map_err(|faults| invalid(&path.display().to_string(), &faults))?;
     let Some(node) = node(&topology, &owner, &names) else { return Ok(None) };
     wire(voice, &topology, node, &owner, stage, told, until)
 }

@@ -45,8 +45,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, SetVerb};
 use error::{Error, Exit, Fault};
+use kernel::power::{self, Power};
 use kernel::run::Lock;
 use rules::{Ranges, Rules};
 use sets::{Sets, ranges};
@@ -65,35 +66,44 @@ fn main() -> ExitCode {
     ExitCode::from(voice.code(code))
 }
 
+/// What a command needs of root's power once the topology file is open.
+fn power_of(command: &Command) -> Power {
+    match command {
+        Command::Check | Command::Why { .. } | Command::Confirm | Command::Completions { .. } | Command::Man => {
+            Power::Nothing
+        }
+        Command::Render { .. } | Command::Set { verb: SetVerb::List { .. } } => Power::Read,
+        Command::Number => Power::Replace,
+        Command::Plan(_) | Command::Up { .. } | Command::Down(_) | Command::Audit { .. } => Power::Wire,
+        Command::Log(_) | Command::Suggest | Command::Set { .. } | Command::Watch | Command::Hook { .. } => Power::Wire,
+        Command::Prove(_) => Power::Prove,
+        Command::Lab { .. } | Command::Service { .. } => Power::Everything,
+    }
+}
+
 /// Does what the command line says; the exit code comes back.
 fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
+    let power = power_of(&cli.command);
     match &cli.command {
-        Command::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "wire", &mut text);
-            voice.print(&String::from_utf8_lossy(&text));
-            return Ok(Exit::Done as u8);
+        Command::Completions { .. } | Command::Man | Command::Confirm => {
+            power::keep(power)?;
+            return without_file(&cli.command, voice);
         }
-        Command::Man => {
-            let mut text = Vec::new();
-            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut text);
-            rendered.map_err(|error| Error::failed(format!("cannot make the manual page: {error}")))?;
-            voice.print(&String::from_utf8_lossy(&text));
-            return Ok(Exit::Done as u8);
-        }
-        // What waits is kept whatever the file says by now.
-        Command::Confirm => return Ok(confirm::run(voice)? as u8),
         // Most containers are no node's, and must not wait for the file to be parsed.
-        Command::Hook { verb } => return Ok(hook::run(voice, cli, verb)? as u8),
+        Command::Hook { verb } => {
+            power::keep(power)?;
+            return Ok(hook::run(voice, cli, verb)? as u8);
+        }
         Command::Service { verb } => return service::run(voice, cli, verb),
         _ => {}
     }
     let file = cli.topology();
     let path = file.display().to_string();
     let text = file::read(&file, cli.trust_owner.as_deref())?;
+    power::keep(power)?;
     let parsed = match &cli.command {
         Command::Number => return number(&file, voice, &text),
-        _ => parse::topology(&text),
+        _ => power::without(|| parse::topology(&text))?,
     };
     let topology = match parsed {
         Ok(topology) => topology,
@@ -131,8 +141,23 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
     Ok(exit as u8)
 }
 
+fn without_file(command: &Command, voice: &Voice) -> Result<u8, Error> {
+    let mut text = Vec::new();
+    match command {
+        Command::Completions { shell } => clap_complete::generate(*shell, &mut Cli::command(), "wire", &mut text),
+        Command::Man => {
+            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut text);
+            rendered.map_err(|error| Error::failed(format!("cannot make the manual page: {error}")))?;
+        }
+        // What waits is kept whatever the file says by now.
+        _ => return Ok(confirm::run(voice)? as u8),
+    }
+    voice.print(&String::from_utf8_lossy(&text));
+    Ok(Exit::Done as u8)
+}
+
 fn number(file: &Path, voice: &Voice, text: &str) -> Result<u8, Error> {
-    match parse::number(text) {
+    match power::without(|| parse::number(text))? {
         Ok((numbered, filled)) => {
             if !filled.is_empty() {
                 file::replace(file, &numbered)?;

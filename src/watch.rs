@@ -25,6 +25,7 @@ use crate::hook;
 use crate::kernel::Kernel;
 use crate::kernel::door::Door;
 use crate::kernel::ears::{Ears, Heard, Other, Part};
+use crate::kernel::power;
 use crate::kernel::run::{Lock, RunDirectory, Watcher};
 use crate::kernel::supervisor::Supervisor;
 use crate::parse;
@@ -342,8 +343,9 @@ impl Watch<'_> {
     fn reload(&mut self, asked: bool) {
         self.supervisor.reloading();
         let read = file::read(&self.source.file, self.source.trusted);
+        let parsed = read.and_then(|text| Ok((power::without(|| parse::topology(&text))?, text)));
         let path = self.source.file.display().to_string();
-        match read.map(|text| (parse::topology(&text), text)) {
+        match parsed {
             Ok((_, text)) if text == self.text && !asked => {}
             Ok((Ok(topology), text)) => {
                 self.teller.forget();

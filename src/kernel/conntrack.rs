@@ -45,13 +45,6 @@ const ICMPV6_ID: u16 = 7;
 const ICMPV6_TYPE: u16 = 8;
 const ICMPV6_CODE: u16 = 9;
 
-/// Bits of an entry's status: `IPS_*` (linux/netfilter/nf_conntrack_common.h). A packet of the other direction was seen.
-pub const SEEN_REPLY: u32 = 1 << 1;
-/// Its source was translated.
-pub const SRC_NAT: u32 = 1 << 4;
-/// Its destination was.
-pub const DST_NAT: u32 = 1 << 5;
-
 /// One connection as a namespace remembers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -62,7 +55,7 @@ pub struct Entry {
     /// As its answers come: with translated addresses, its source is where the connection really went, and its destination
     /// whom that end sees.
     pub reply: Tuple,
-    /// `SEEN_REPLY` and the other bits.
+    /// Its bits: `IPS_*` (linux/netfilter/nf_conntrack_common.h).
     pub status: u32,
     key: Key,
 }
@@ -255,6 +248,13 @@ mod tests {
 
     use super::super::socket::NETLINK_NETFILTER;
     use super::*;
+
+    /// A packet of the other direction was seen.
+    const SEEN_REPLY: u32 = 1 << 1;
+    /// Its source was translated.
+    const SRC_NAT: u32 = 1 << 4;
+    /// Its destination was.
+    const DST_NAT: u32 = 1 << 5;
 
     fn at(source: &str, destination: &str, part: Part) -> Tuple {
         Tuple { source: source.parse().unwrap(), destination: destination.parse().unwrap(), part }

@@ -11,7 +11,7 @@ use super::socket::{Batch, Refusal, Request};
 use super::{Held, Kernel, Open, Refused, address, link, owned, route};
 use crate::error::Error;
 use crate::plan::{Action, Change, Plan};
-use crate::state::{End, Setting};
+use crate::state::{End, Namespace, Setting, State};
 use crate::topology::{Device, Name};
 
 impl Kernel {
@@ -239,6 +239,18 @@ impl Kernel {
         }
         self.remembered.retain(|_, settings| !settings.is_empty());
         self.remember()
+    }
+
+    /// Forgets what was remembered of namespaces in which nothing of wire's is left: whoever was stopped between
+    /// putting a setting back and forgetting it leaves that behind. `all`: everything was looked for, so that what was
+    /// not seen is gone.
+    pub fn forget(&mut self, seen: &State, all: bool) -> Result<(), Error> {
+        let all = all && seen.refused.is_empty() && self.podman.may_ask();
+        let known: HashMap<u64, &Namespace> = seen.namespaces.values().map(|known| (known.cookie, known)).collect();
+        let bare = |known: &Namespace| known.ends.is_empty() && known.table.is_none() && !known.beyond;
+        let before = self.remembered.len();
+        self.remembered.retain(|cookie, _| known.get(cookie).map_or(!all, |known| !bare(known)));
+        if self.remembered.len() == before { Ok(()) } else { self.remember() }
     }
 
     fn remember(&self) -> Result<(), Error> {

@@ -3,7 +3,6 @@
 
 mod address;
 pub mod behind;
-#[allow(dead_code, reason = "for the rules of `up`")]
 mod conntrack;
 pub mod door;
 pub mod ears;
@@ -15,11 +14,11 @@ mod netns;
 pub mod nflog;
 mod nfnl;
 mod nft;
-#[allow(dead_code, reason = "for the rules of `up`")]
 mod observe;
 mod owned;
 pub mod pending;
 mod podman;
+pub mod power;
 mod probe;
 mod process;
 mod program;

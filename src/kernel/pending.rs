@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::run::{DIRECTORY, Lock, RunDirectory};
 use crate::error::{Context, Error};
 
-const PENDING: &str = "pending.json";
-const UNDONE: &str = "undone.json";
+pub(super) const PENDING: &str = "pending.json";
+pub(super) const UNDONE: &str = "undone.json";
 /// More than `wire` ever writes there.
 const LARGEST: u64 = 1 << 20;
 

@@ -63,6 +63,11 @@ impl Podman {
         Podman { may_ask: false, owners: BTreeMap::new() }
     }
 
+    /// Whether it finds every container that runs.
+    pub fn may_ask(&self) -> bool {
+        self.may_ask
+    }
+
     /// Where a container of a user is (of root, where there is no user).
     ///
     /// Fails when the user does not exist or is somebody else and `wire` is not root, when podman is nowhere to be found or

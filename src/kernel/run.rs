@@ -10,6 +10,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
 
+use super::pending::{PENDING, UNDONE};
+use super::starting::STARTING;
 use super::store::Store;
 use crate::error::{Context, Error};
 
@@ -44,14 +46,14 @@ impl RunDirectory {
         let file = self.0.file(LOCK, OFlag::O_RDWR | OFlag::O_CREAT)?;
         let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
         let failed = |(_, errno): (OwnedFd, Errno)| Error::failed(format!("cannot lock {path}: {errno}"));
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Lock(lock)),
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Err((file, Errno::EWOULDBLOCK)) => {
                 waiting();
-                Flock::lock(file, FlockArg::LockExclusive).map(Lock).map_err(failed)
+                Flock::lock(file, FlockArg::LockExclusive)
             }
-            Err(refused) => Err(failed(refused)),
-        }
+            done => done,
+        };
+        lock.map(|lock| self.taken(lock)).map_err(failed)
     }
 
     /// The same, but not for ever.
@@ -60,7 +62,7 @@ impl RunDirectory {
         let file = self.0.file(LOCK, OFlag::O_RDWR | OFlag::O_CREAT)?;
         let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(Lock(lock)),
+            Ok(lock) => return Ok(self.taken(lock)),
             Err((file, Errno::EWOULDBLOCK)) => file,
             Err((_, errno)) => return Err(errno).context(format!("cannot lock {path}")),
         };
@@ -68,12 +70,18 @@ impl RunDirectory {
         let (turn, told) = mpsc::channel();
         thread::spawn(move || drop(turn.send(Flock::lock(file, FlockArg::LockExclusive))));
         match told.recv_timeout(limit) {
-            Ok(Ok(lock)) => Ok(Lock(lock)),
+            Ok(Ok(lock)) => Ok(self.taken(lock)),
             Ok(Err((_, errno))) => Err(errno).context(format!("cannot lock {path}")),
             Err(_) => {
                 Err(Error::failed("another run of wire is not done yet").hint("`wire up` does the rest afterwards"))
             }
         }
+    }
+
+    /// Whoever was killed before has left nothing half written to whoever comes now.
+    fn taken(&self, lock: Flock<OwnedFd>) -> Lock {
+        [REMEMBERED, PENDING, UNDONE, STARTING].into_iter().for_each(|name| self.0.tidy(name));
+        Lock(lock)
     }
 
     /// Holds the place of the one who watches, as long as the value lives. There is one at a time.

@@ -22,7 +22,7 @@ use super::user::User;
 use crate::error::{Context, Error};
 use crate::topology::{Home, Name, Topology};
 
-const STARTING: &str = "starting.json";
+pub(super) const STARTING: &str = "starting.json";
 /// More than `wire` ever writes there.
 const LARGEST: u64 = 1 << 20;
 /// Milliseconds after which the runtime has long written down what a note says.

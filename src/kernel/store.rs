@@ -79,7 +79,7 @@ impl Store {
     pub fn write(&self, name: &str, text: &[u8]) -> Result<(), Error> {
         let tried = || format!("cannot write {}", self.path_of(name));
         let new = format!("{name}.new");
-        let _ = unlinkat(&self.directory, &*new, UnlinkatFlags::NoRemoveDir);
+        self.tidy(name);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&self.directory, &*new, flags, Mode::S_IRUSR | Mode::S_IWUSR).context(tried())?;
         let mut file = File::from(file);
@@ -89,13 +89,19 @@ impl Store {
             fsync(&self.directory).context(tried())
         });
         if placed.is_err() {
-            let _ = unlinkat(&self.directory, &*new, UnlinkatFlags::NoRemoveDir);
+            self.tidy(name);
         }
         placed
     }
 
-    /// Removes a file, if it is there.
+    /// Removes what a run that was killed has left half written of a file. Whoever else may write it must be kept out.
+    pub fn tidy(&self, name: &str) {
+        let _ = unlinkat(&self.directory, &*format!("{name}.new"), UnlinkatFlags::NoRemoveDir);
+    }
+
+    /// Removes a file, if it is there, and what was left of one.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
+        self.tidy(name);
         match unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(errno).context(format!("cannot remove {}", self.path_of(name))),
@@ -218,6 +224,12 @@ mod tests {
         symlink(place.path("victim"), place.path("own/a.new")).unwrap();
         store.write("a", b"new").unwrap();
         assert_eq!(store.read("a", 100).unwrap().as_deref(), Some("new"));
+        for clean in [Store::tidy as fn(&Store, &str), |store, name| store.remove(name).unwrap()] {
+            fs::write(place.path("own/a.new"), "half").unwrap();
+            clean(&store, "a");
+            assert!(!fs::exists(place.path("own/a.new")).unwrap());
+        }
+        assert!(!fs::exists(place.path("own/a")).unwrap());
         assert_eq!(fs::read_to_string(place.path("victim")).unwrap(), "untouched");
     }
 

@@ -163,6 +163,7 @@ impl Shelf {
 
     /// Writes what is to be kept from now on, if that is not what is there already.
     pub fn put(&self, set: &Name, kept: &Kept) -> Result<(), Error> {
+        self.0.tidy(&file_of(set));
         if *kept == self.take(set)? {
             return Ok(());
         }

@@ -44,7 +44,7 @@ egress = ["tcp/443"]
 
 /// Waits until something is so.
 #[track_caller]
-fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !so() {
         assert!(start.elapsed() < Duration::from_secs(40), "it takes too long until {what}");
@@ -62,7 +62,7 @@ fn until_undone(host: &Host) {
 }
 
 /// Who holds the file of the change that waits.
-fn waiting(host: &Host) -> Option<i32> {
+pub fn waiting(host: &Host) -> Option<i32> {
     let file = std::fs::metadata(host.path(PENDING)).ok()?;
     let (major, minor) = (major(file.dev()), minor(file.dev()));
     let place = format!("{major:02x}:{minor:02x}:{}", file.ino());

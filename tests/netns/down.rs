@@ -211,3 +211,22 @@ fn down_forgets_a_node_that_was_restarted() {
     host.wire(&["down"]).expect(0);
     host.dump().only(|fact| fact.starts_with("edge ")).expect(&pristine, "the new edge");
 }
+
+/// What is remembered of a namespace goes with it: nodes that come back again and again leave nothing behind.
+#[test]
+fn what_is_remembered_goes_with_its_namespace() {
+    let host = small().host();
+    let remembered = || {
+        let text = std::fs::read_to_string(host.path("/run/wire/remembered.json")).expect("something is remembered");
+        serde_json::from_str::<serde_json::Value>(&text).expect("JSON").as_object().expect("an object").len()
+    };
+    host.wire(&["up"]).expect(0);
+    let before = remembered();
+    for _ in 0..3 {
+        host.sh("ip netns del web; ip netns add web");
+        host.wire(&["up"]).expect(0);
+        assert_eq!(remembered(), before);
+    }
+    host.wire(&["down"]).expect(0);
+    assert!(!host.path("/run/wire/remembered.json").exists());
+}

@@ -24,6 +24,7 @@ mod order;
 mod owned;
 mod packet;
 mod podman;
+mod power;
 mod prober;
 mod prove;
 mod render;

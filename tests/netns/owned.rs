@@ -1,13 +1,12 @@
 //! Namespaces that `wire` makes and keeps: there before their container, there after it, and gone with `down`; and nothing else
 //! that lies where they are to be is touched.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::crash::{calls, expect_rules, only_asks, with_fault};
+use crate::crash::{Call, calls, expect_rules, with_fault};
 use crate::host::{Dump, Host, WIRE, expect_silence, text};
 use crate::podman::machine::{Machine, TOPOLOGY, until};
 use crate::world::{End, Flow, Forwards, Route, World, wire};
@@ -216,8 +215,7 @@ fn an_inhabited_namespace_stays() {
 fn who_moves_in_meanwhile_stays() {
     let host = host();
     host.wire(&["up"]).expect(0);
-    let first =
-        calls(&host, "sendto,sendmsg", &["down"]).iter().position(|call| !only_asks(call)).expect("a change") + 1;
+    let first = calls(&host, "sendto,sendmsg", &["down"]).iter().position(Call::changes).expect("a change") + 1;
     host.wire(&["up"]).expect(0);
     let inject = format!("inject=sendto,sendmsg:delay_enter=3s:when={first}");
     let strace = ["strace", "-f", "-qq", "-o", "/run/trace", "-e", "trace=openat,sendto,sendmsg", "-e", "signal=none"];
@@ -370,27 +368,13 @@ fn a_directory_of_everybodys_is_refused() {
     host.wire(&["up"]).expect(0);
 }
 
-/// The places at which a command is to be killed: every call that changes anything, by its name and how often that was called before.
-fn changes(host: &Host, command: &[&str]) -> Vec<(String, usize)> {
-    const NAMES: &str = "mkdir,mkdirat,openat,write,fchmod,mount,umount2,unlink,unlinkat,rename,renameat,unshare,setns,\
+/// The places at which a command is to be killed: every call that changes anything.
+fn changes(host: &Host, command: &[&str]) -> Vec<Call> {
+    const NAMES: &str = "mkdir,mkdirat,openat,write,fchmod,mount,umount2,unlink,unlinkat,rename,renameat,unshare,\
         sendto,sendmsg,fsync,symlink,link,linkat";
-    let mut counted: BTreeMap<String, usize> = BTreeMap::new();
-    let mut places = Vec::new();
-    for call in calls(host, NAMES, command) {
-        let name = call.trim_start().split('(').next().expect("a name").to_owned();
-        let nth = counted.entry(name.clone()).or_default();
-        *nth += 1;
-        let changes = match name.as_str() {
-            "openat" => call.contains("O_CREAT") || call.contains("O_WRONLY"),
-            "sendto" | "sendmsg" => !only_asks(&call),
-            "setns" => false,
-            _ => true,
-        };
-        if changes {
-            places.push((name, *nth));
-        }
-    }
-    places
+    let mut calls = calls(host, NAMES, command);
+    calls.retain(|call| call.changes() || call.said.contains("O_WRONLY"));
+    calls
 }
 
 /// Killed or refused at any call that changes something, the next `up` finishes and the next `down` leaves nothing; and what claims
@@ -410,18 +394,18 @@ owned = true
     let bare = traces(&host);
     start(&host);
     let places = changes(&host, &[command]);
-    let known = ["unshare", "mount", "openat"].iter().all(|name| places.iter().any(|(known, _)| known == name));
+    let known = ["unshare", "mount", "openat"].iter().all(|name| places.iter().any(|call| call.name == *name));
     assert!(known || command == "down", "{places:?}");
     host.wire(&["up"]).expect(0);
     let wired = traces(&host);
     let runs = [("signal=KILL", "up", &wired), ("signal=KILL", "down", &bare)];
     let same = if command == "up" { &wired } else { &bare };
     for (fault, next, wanted) in runs.into_iter().chain([("error=ENOMEM", command, same)]) {
-        for (name, nth) in &places {
-            let when = format!("{command} with {fault} at {name} {nth}, then {next}");
+        for call in &places {
+            let when = format!("{command} with {fault} at {call:?}, then {next}");
             host.wire(&["down"]).expect(0);
             start(&host);
-            let code = with_fault(&host, name, fault, *nth, &[command]);
+            let code = with_fault(&host, call, fault, &[command]).code;
             let killed = fault.starts_with("signal");
             assert!(if killed { code == 137 } else { [0, 1].contains(&code) }, "{when}: {code}");
             expect_rules(&host.dump(), &when);
@@ -448,7 +432,8 @@ fn down_disturbed_at_every_change() {
 #[test]
 fn what_was_begun_goes_with_its_node() {
     let host = host();
-    with_fault(&host, "mount", "signal=KILL", 2, &["up", "vault"]);
+    let second = Call { name: "mount".to_owned(), n: 2, said: String::new() };
+    with_fault(&host, &second, "signal=KILL", &["up", "vault"]);
     let begun = names(&host);
     assert!(begun.contains("vault regular empty file 1400 0"), "{begun}");
     host.topology("version = 1\n[module]\nm = [\"database\"]\n[node.database]\nnetns = \"database\"\n");

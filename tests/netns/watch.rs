@@ -61,8 +61,13 @@ impl Watch {
         self.events.try_iter().collect()
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(self.running.0.id() as i32)
+    }
+
+    /// Whether somebody else has ended it.
+    pub fn is_dead(&mut self) -> bool {
+        self.running.0.try_wait().expect("a child").is_some()
     }
 
     /// Ends it; returns its exit code.

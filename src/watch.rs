@@ -53,6 +53,8 @@ struct Watch<'a> {
     source: &'a Source<'a>,
     text: String,
     topology: Topology,
+    /// The file could not be taken when it was read last.
+    keeps_old: bool,
     run: RunDirectory,
     ears: Ears,
     names: Names,
@@ -91,6 +93,7 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
         source,
         text,
         topology,
+        keeps_old: false,
         run,
         ears,
         names,
@@ -345,8 +348,15 @@ impl Watch<'_> {
         let read = file::read(&self.source.file, self.source.trusted);
         let parsed = read.and_then(|text| Ok((power::without(|| parse::topology(&text))?, text)));
         let path = self.source.file.display().to_string();
+        let kept_old = std::mem::replace(&mut self.keeps_old, !matches!(parsed, Ok((Ok(_), _))));
         match parsed {
-            Ok((_, text)) if text == self.text && !asked => {}
+            Ok((_, text)) if text == self.text && !asked => {
+                // Whoever was told that it is wrong is told that it is right again.
+                if kept_old {
+                    let wires = self.topology.wires.len();
+                    self.teller.event("reloaded", &path, json!({ "file": path, "wires": wires }));
+                }
+            }
             Ok((Ok(topology), text)) => {
                 self.teller.forget();
                 self.teller.event("reloaded", &path, json!({ "file": path, "wires": topology.wires.len() }));
@@ -365,7 +375,11 @@ impl Watch<'_> {
             }
             Err(error) => {
                 let words = format!("the file as it was before: {}", told::sentence(&error));
-                self.teller.event("kept", &words, json!({ "errors": [{ "message": error.message }] }));
+                self.teller.event(
+                    "kept",
+                    &words,
+                    json!({ "errors": [{ "message": error.message, "hint": error.hint }] }),
+                );
             }
         }
         self.supervisor.ready(&self.status());

@@ -91,8 +91,9 @@ impl RunDirectory {
         let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Watcher(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Err(Error::failed("another `wire watch` runs already")
-                .hint("one is enough: `wire service status` tells who supervises it")),
+            Err((_, Errno::EWOULDBLOCK)) => Err(Error::failed("another `wire watch` runs already").hint(
+                "one is enough: /run/wire/ready has its process id, and `wire service status` tells who supervises it",
+            )),
             Err((_, errno)) => Err(Error::failed(format!("cannot lock {path}: {errno}"))),
         }
     }

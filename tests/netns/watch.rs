@@ -226,6 +226,9 @@ fn the_file_is_followed() {
     until("the old file is kept true", || host.dump() == smaller);
 
     watch.events();
+    host.topology(&without);
+    watch.event("reloaded");
+    host.dump().expect(&smaller, "as the file was before it was wrong");
     host.topology(&world.topology);
     watch.event("reloaded");
     until("the wire is back", || host.wire(&["audit"]).code == 0);

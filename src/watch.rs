@@ -160,6 +160,9 @@ impl Watch<'_> {
                 // A namespace that has lost its node must not live on for us.
                 self.held = None;
             }
+            if !self.run.is_in_place() {
+                self.move_in()?;
+            }
             self.supervisor.turns();
             let places = |heard: &Heard| if let Heard::Place(place) = heard { Some(place.clone()) } else { None };
             heard.iter().filter_map(places).for_each(|place| self.patience.heard(Aim::Place(place), now));
@@ -193,6 +196,17 @@ impl Watch<'_> {
             self.serve();
             self.turn();
         }
+    }
+
+    /// Somebody has deleted the folder: nobody would meet us at the lock in it any more.
+    fn move_in(&mut self) -> Result<(), Error> {
+        self.run = RunDirectory::open()?;
+        self._watcher = self.run.watcher()?;
+        self.run.set_ready(true)?;
+        let lost = Error::failed("/run/wire was deleted, and with it what settings were before wire set them");
+        self.teller.warn(vec![lost.hint("leave it alone while anything is wired: `wire down` needs it")]);
+        self.patience.heard(Aim::Everything, Instant::now());
+        Ok(())
     }
 
     /// Does what the hooks of users cannot do themselves. A container that starts cannot wait for a confirmation.

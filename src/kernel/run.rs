@@ -40,6 +40,11 @@ impl RunDirectory {
         Store::open(DIRECTORY, Mode::S_IRWXU).map(RunDirectory)
     }
 
+    /// Whether it is still the one that others find.
+    pub fn is_in_place(&self) -> bool {
+        self.0.is_in_place()
+    }
+
     /// Waits for its turn. `waiting` is called once if there is somebody to wait for.
     pub fn lock(&self, waiting: impl FnOnce()) -> Result<Lock, Error> {
         let path = self.0.path_of(LOCK);

@@ -240,6 +240,20 @@ fn the_file_is_followed() {
     until("all was looked at", || host.sysctl("web", "ipv4/conf/eth0/accept_redirects") == "0");
 }
 
+/// Who deletes `/run/wire` takes away neither the watch nor its place.
+#[test]
+fn a_deleted_folder_is_made_again() {
+    let (_, host, wired, watch) = house();
+    host.sh("rm -r /run/wire");
+    let warning = watch.event("warning");
+    assert!(text(&warning["message"]).contains("/run/wire was deleted"), "{warning}");
+    assert_eq!(host.sh("cat /run/wire/ready").trim(), watch.pid().to_string());
+    host.wire(&["watch"]).expect(1);
+    host.sh("nsenter --net=/run/netns/web nft flush ruleset");
+    until("it is mended", || host.wire(&["audit"]).code == 0);
+    host.dump().expect(&wired, "as before");
+}
+
 /// There is one at a time; when it ends, even by a kill, all stays as it was and the next one goes on.
 #[test]
 fn one_at_a_time_and_the_next_goes_on() {

@@ -26,7 +26,7 @@ use crate::kernel::Kernel;
 use crate::kernel::door::Door;
 use crate::kernel::ears::{Ears, Heard, Other, Part};
 use crate::kernel::power;
-use crate::kernel::run::{Lock, RunDirectory, Watcher};
+use crate::kernel::run::{Lock, Remembered, RunDirectory, Watcher};
 use crate::kernel::supervisor::Supervisor;
 use crate::parse;
 use crate::rules::Rules;
@@ -56,6 +56,8 @@ struct Watch<'a> {
     /// The file could not be taken when it was read last.
     keeps_old: bool,
     run: RunDirectory,
+    /// What is in that folder of settings as they were, should somebody delete it.
+    remembered: Remembered,
     ears: Ears,
     names: Names,
     /// None where it could not be opened.
@@ -94,6 +96,7 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
         text,
         topology,
         keeps_old: false,
+        remembered: run.remembered().unwrap_or_default(),
         run,
         ears,
         names,
@@ -202,9 +205,14 @@ impl Watch<'_> {
     fn move_in(&mut self) -> Result<(), Error> {
         self.run = RunDirectory::open()?;
         self._watcher = self.run.watcher()?;
+        let lock = self.run.lock(|| {})?;
+        let mut remembered = self.run.remembered()?;
+        remembered.extend(self.remembered.clone());
+        self.run.remember(&remembered)?;
+        drop(lock);
         self.run.set_ready(true)?;
-        let lost = Error::failed("/run/wire was deleted, and with it what settings were before wire set them");
-        self.teller.warn(vec![lost.hint("leave it alone while anything is wired: `wire down` needs it")]);
+        let lost = Error::failed("somebody deleted /run/wire: what it is to hold is there again");
+        self.teller.warn(vec![lost.hint("leave it alone while anything is wired: nobody else knows it")]);
         self.patience.heard(Aim::Everything, Instant::now());
         Ok(())
     }
@@ -312,6 +320,7 @@ impl Watch<'_> {
         let want = |seen: &State| desired::up(&self.topology, &rules, scope, seen);
         let (mut report, seen, kernel) = apply::change_by_files(&self.hushed, &rules, scope, &lock, &want)?;
         self.ears.looked(&seen);
+        self.remembered = self.run.remembered()?;
         report.findings.extend(foreign::findings(&rules, scope, &seen));
         self.hold(kernel);
         Ok(Some(report))

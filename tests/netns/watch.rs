@@ -246,7 +246,7 @@ fn a_deleted_folder_is_made_again() {
     let (_, host, wired, watch) = house();
     host.sh("rm -r /run/wire");
     let warning = watch.event("warning");
-    assert!(text(&warning["message"]).contains("/run/wire was deleted"), "{warning}");
+    assert!(text(&warning["message"]).contains("deleted /run/wire"), "{warning}");
     assert_eq!(host.sh("cat /run/wire/ready").trim(), watch.pid().to_string());
     host.wire(&["watch"]).expect(1);
     host.sh("nsenter --net=/run/netns/web nft flush ruleset");

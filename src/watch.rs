@@ -63,6 +63,8 @@ struct Watch<'a> {
     supervisor: Supervisor,
     /// Namespaces of the last mends, to be closed then.
     held: Option<(Instant, Vec<Kernel>)>,
+    /// Namespaces that have ended since, by their cookies.
+    ended: BTreeSet<u64>,
     /// A change waits for its confirmation: nothing is touched until then at the latest.
     paused: Option<Instant>,
     retry: Duration,
@@ -99,6 +101,7 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
         teller,
         supervisor,
         held: None,
+        ended: BTreeSet::new(),
         paused: None,
         retry: RETRY,
         _watcher: watcher,
@@ -152,7 +155,7 @@ impl Watch<'_> {
             let heard = self.ears.wait(&self.topology, times.into_iter().flatten().min())?;
             let now = Instant::now();
             if self.held.as_ref().is_some_and(|(at, _)| *at <= now)
-                || heard.iter().any(|heard| matches!(heard, Heard::Ended(_)))
+                || heard.iter().any(|heard| matches!(heard, Heard::Ended(..)))
             {
                 // A namespace that has lost its node must not live on for us.
                 self.held = None;
@@ -176,8 +179,9 @@ impl Watch<'_> {
                         self.patience.heard(Aim::Node(node), now);
                     }
                     Heard::Deaf(node, error) => self.deaf(&node, error),
-                    Heard::Ended(node) => {
+                    Heard::Ended(node, cookie) => {
                         self.teller.event("ended", &format!("`{node}`"), json!({ "node": node }));
+                        self.ended.insert(cookie);
                     }
                 }
             }
@@ -189,7 +193,16 @@ impl Watch<'_> {
             }
             self.serve();
             self.turn();
+            if let Err(error) = self.forget() {
+                self.teller.cannot(&error);
+            }
         }
+    }
+
+    /// A namespace that has ended is nothing to be remembered: of containers that restart for a year there are many.
+    fn forget(&mut self) -> Result<(), Error> {
+        let ended = std::mem::take(&mut self.ended);
+        if ended.is_empty() { Ok(()) } else { self.run.forget(&ended, &self.run.lock(|| {})?) }
     }
 
     /// Does what the hooks of users cannot do themselves. A container that starts cannot wait for a confirmation.

@@ -177,7 +177,7 @@ fn wire(
     let scope = Scope::of(topology, &[format!("node:{}", node.name)])?;
     let Home::Podman { container, .. } = &node.home else { return Ok(None) };
     let lock = || apply::lock_within(until.saturating_duration_since(Instant::now()));
-    let (lock, gone) = match stage {
+    let (lock, starting) = match stage {
         Stage::CreateRuntime => {
             let starting = owner.starting(told.pid, container)?;
             // Whoever joins the namespace of another node has its wires, if any.
@@ -185,24 +185,27 @@ fn wire(
                 return Ok(None);
             }
             let lock = lock()?;
-            owner.note(&told.id, &starting, &lock)?;
-            (lock, false)
+            owner.note(&told.id, &starting, None, &lock)?;
+            (lock, Some(starting))
         }
         Stage::Poststop => {
             let lock = lock()?;
             owner.forget(&told.id, &lock)?;
-            (lock, true)
+            (lock, None)
         }
     };
     let ranges = sets::ranges(&sets::look(voice, topology)?);
     let rules = Rules::of(topology, &ranges);
-    let want = |seen: &State| match gone {
-        false => desired::up(topology, &rules, &scope, seen),
-        true => desired::without(seen, &node.name, &scope),
+    let want = |seen: &State| match &starting {
+        Some(_) => desired::up(topology, &rules, &scope, seen),
+        None => desired::without(seen, &node.name, &scope),
     };
     let (report, seen, kernel) = apply::change_by_files(voice, &rules, &scope, &lock, &want)?;
+    if let (Some(starting), Some(namespace)) = (&starting, seen.namespaces.get(&node.name)) {
+        owner.note(&told.id, starting, Some(namespace.cookie), &lock)?;
+    }
     match seen.waiting.get(&node.name) {
-        Some(reason) if !gone => Err(Error::failed(reason.clone())),
+        Some(reason) if starting.is_some() => Err(Error::failed(reason.clone())),
         _ => Ok(Some(Wired { node: node.name.clone(), report, seen, kernel })),
     }
 }

@@ -67,6 +67,8 @@ struct Watch<'a> {
     supervisor: Supervisor,
     /// Namespaces of the last mends, to be closed then.
     held: Option<(Instant, Vec<Kernel>)>,
+    /// Namespaces that have ended since, by their cookies.
+    ended: BTreeSet<u64>,
     /// A change waits for its confirmation: nothing is touched until then at the latest.
     paused: Option<Instant>,
     retry: Duration,
@@ -105,6 +107,7 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
         teller,
         supervisor,
         held: None,
+        ended: BTreeSet::new(),
         paused: None,
         retry: RETRY,
         _watcher: watcher,
@@ -158,7 +161,7 @@ impl Watch<'_> {
             let heard = self.ears.wait(&self.topology, times.into_iter().flatten().min())?;
             let now = Instant::now();
             if self.held.as_ref().is_some_and(|(at, _)| *at <= now)
-                || heard.iter().any(|heard| matches!(heard, Heard::Ended(_)))
+                || heard.iter().any(|heard| matches!(heard, Heard::Ended(..)))
             {
                 // A namespace that has lost its node must not live on for us.
                 self.held = None;
@@ -185,8 +188,9 @@ impl Watch<'_> {
                         self.patience.heard(Aim::Node(node), now);
                     }
                     Heard::Deaf(node, error) => self.deaf(&node, error),
-                    Heard::Ended(node) => {
+                    Heard::Ended(node, cookie) => {
                         self.teller.event("ended", &format!("`{node}`"), json!({ "node": node }));
+                        self.ended.insert(cookie);
                     }
                 }
             }
@@ -198,6 +202,9 @@ impl Watch<'_> {
             }
             self.serve();
             self.turn();
+            if let Err(error) = self.forget() {
+                self.teller.cannot(&error);
+            }
         }
     }
 
@@ -215,6 +222,13 @@ impl Watch<'_> {
         self.teller.warn(vec![lost.hint("leave it alone while anything is wired: nobody else knows it")]);
         self.patience.heard(Aim::Everything, Instant::now());
         Ok(())
+    }
+
+    /// A namespace that has ended is nothing to be remembered: of containers that restart for a year there are many.
+    fn forget(&mut self) -> Result<(), Error> {
+        let ended = std::mem::take(&mut self.ended);
+        self.remembered.retain(|cookie, _| !ended.contains(cookie));
+        if ended.is_empty() { Ok(()) } else { self.run.forget(&ended, &self.run.lock(|| {})?) }
     }
 
     /// Does what the hooks of users cannot do themselves. A container that starts cannot wait for a confirmation.

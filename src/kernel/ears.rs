@@ -33,8 +33,8 @@ pub enum Heard {
     Change(Name, Part),
     /// The node has a namespace, which is listened to from now on.
     Runs(Name),
-    /// The namespace that was the node's is not any more.
-    Ended(Name),
+    /// The namespace that was the node's is not any more, or is gone; with its cookie.
+    Ended(Name, u64),
     /// Where nodes may be that are not listened to: see `look`.
     Place(Place),
     /// The node cannot be listened to; told once for each reason.
@@ -242,8 +242,9 @@ impl Ears {
                 if !moved {
                     continue;
                 }
+                let cookie = ear.cookie;
                 self.let_go(node);
-                heard.push(Heard::Ended(node.clone()));
+                heard.push(Heard::Ended(node.clone(), cookie));
             }
             let found = match home {
                 None => Netns::own().map(|netns| Some((netns, None))),
@@ -328,11 +329,11 @@ impl Ears {
                         What::Route => ear.hear_routes(&mut told),
                         What::Rules => ear.hear_rules(&mut told),
                         What::Process => {
-                            let node = node.clone();
+                            let (node, cookie) = (node.clone(), ear.cookie);
                             self.let_go(&node);
                             // It may run again already, and that may have been told before.
                             again.insert(node.clone());
-                            heard.push(Heard::Ended(node));
+                            heard.push(Heard::Ended(node, cookie));
                             continue;
                         }
                     }

@@ -128,6 +128,12 @@ impl Owner {
     /// The last way.
     fn ask_for(&mut self, name: &str) -> Result<Standing, Error> {
         let is_meant = |container: &&Container| container.names.iter().any(|known| known == name);
+        let logged_out = !self.user.is_root() && !self.user.is_me() && self.user.session().is_none();
+        // At boot, for one: podman keeps what runs in the directory of the user's session, and fails where that is gone (mkdir:
+        // EACCES). With it went all that ran; what is kept elsewhere the files have told.
+        if logged_out && self.files.exist && self.ask().is_err() {
+            return Ok(self.not_running(name));
+        }
         let container = match self.ask()?.map(|containers| containers.iter().find(is_meant).cloned()) {
             Some(Some(container)) => container,
             Some(None) => return Ok(Standing::Waiting(self.unknown(name))),

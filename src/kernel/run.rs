@@ -1,6 +1,6 @@
 //! `/run/wire`: the lock that runs queue on, and the few settings that must be remembered to be put back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::thread;
@@ -120,6 +120,14 @@ impl RunDirectory {
     pub fn remembered(&self) -> Result<Remembered, Error> {
         let Some(text) = self.0.read(REMEMBERED, REMEMBERED_MAX)? else { return Ok(Remembered::new()) };
         serde_json::from_str(&text).map_err(|error| self.0.damaged(REMEMBERED, &error.to_string()))
+    }
+
+    /// Forgets what settings were before in namespaces that have ended, by their cookies.
+    pub fn forget(&self, ended: &BTreeSet<u64>, _lock: &Lock) -> Result<(), Error> {
+        let mut remembered = self.remembered()?;
+        let before = remembered.len();
+        remembered.retain(|cookie, _| !ended.contains(cookie));
+        if remembered.len() == before { Ok(()) } else { self.remember(&remembered) }
     }
 
     pub fn remember(&self, remembered: &Remembered) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 //! process is the container's: only the hook is told. So it leaves a note of that in `/run/wire`, for whoever wires
 //! another container meanwhile. What a note says has to be proven like every other claim. It knows nothing of wires.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -27,6 +27,9 @@ pub(super) const STARTING: &str = "starting.json";
 const LARGEST: u64 = 1 << 20;
 /// Milliseconds after which the runtime has long written down what a note says.
 const FORGOTTEN: u64 = 600_000;
+
+/// No machine runs more containers that are nodes.
+const MOST: usize = 4096;
 
 /// Somebody whose containers are started.
 pub struct Owner {
@@ -93,18 +96,22 @@ impl Owner {
     }
 
     /// Leaves word that this process is that container.
-    pub fn note(&self, id: &str, starting: &Starting, lock: &Lock) -> Result<(), Error> {
-        let note = Note { pid: starting.pid, born: starting.born };
+    /// `cookie`: of its namespace, once that is known.
+    pub fn note(&self, id: &str, starting: &Starting, cookie: Option<u64>, lock: &Lock) -> Result<(), Error> {
+        let note = Note { pid: starting.pid, born: starting.born, cookie };
         self.change(lock, |notes| {
             notes.insert(key(self.user.uid, id), note);
         })
     }
 
-    /// Takes that back.
+    /// Takes that back, and forgets the namespace that went with it.
     pub fn forget(&self, id: &str, lock: &Lock) -> Result<(), Error> {
+        let mut ended = BTreeSet::new();
         self.change(lock, |notes| {
-            notes.remove(&key(self.user.uid, id));
-        })
+            let note = notes.remove(&key(self.user.uid, id));
+            ended.extend(note.and_then(|note| note.cookie));
+        })?;
+        RunDirectory::open()?.forget(&ended, lock)
     }
 
     fn change(&self, _lock: &Lock, change: impl FnOnce(&mut BTreeMap<String, Note>)) -> Result<(), Error> {
@@ -112,7 +119,10 @@ impl Owner {
         let before = run.starting()?;
         let mut notes = Notes(before.0.clone());
         let now = now();
-        notes.0.retain(|_, note| now.saturating_sub(note.born * 1000 / USER_HZ) < FORGOTTEN);
+        let is_old = |note: &Note| now.saturating_sub(note.born * 1000 / USER_HZ) >= FORGOTTEN;
+        // One that has a cookie stays until its container ends, unless that was never told of too many.
+        let too_many = notes.0.len() > MOST;
+        notes.0.retain(|_, note| !is_old(note) || note.cookie.is_some() && !too_many);
         change(&mut notes.0);
         match notes == before {
             true => Ok(()),
@@ -137,6 +147,9 @@ struct Note {
     pid: u32,
     /// In clock ticks since boot.
     born: u64,
+    /// Of its network namespace.
+    #[serde(default)]
+    cookie: Option<u64>,
 }
 
 fn key(uid: u32, id: &str) -> String {

@@ -1,6 +1,7 @@
 //! The users of this machine, as far as podman keeps files for them. It knows nothing of containers.
 
 use std::ffi::CString;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::unistd::{Gid, Uid};
@@ -62,6 +63,13 @@ impl User {
     /// Whether `wire` runs as this user.
     pub fn is_me(&self) -> bool {
         Uid::effective().as_raw() == self.uid
+    }
+
+    /// The directory that a login makes for this user and the end of the last one takes away, if it is there and the user's own.
+    pub fn session(&self) -> Option<PathBuf> {
+        let path = PathBuf::from(format!("/run/user/{}", self.uid));
+        let own = std::fs::symlink_metadata(&path).is_ok_and(|about| about.is_dir() && about.uid() == self.uid);
+        own.then_some(path)
     }
 
     /// What a program needs to run as this user, with all groups of theirs.

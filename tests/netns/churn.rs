@@ -201,6 +201,10 @@ impl Churned {
             let about: Vec<&String> = lines.iter().filter(|line| line.contains("still-calm")).collect();
             assert!(about.is_empty(), "the wire that nobody touched: {about:?}");
         }
+        // What is remembered is of what is there, not of all that ever was.
+        let remembered = machine.sh(None, "cat /run/wire/remembered.json");
+        let remembered: serde_json::Value = serde_json::from_str(&remembered).expect("JSON");
+        assert!(remembered.as_object().expect("by cookie").len() <= 10, "{remembered}");
         let beats = machine.sh(None, "cat /run/out/beats");
         let beats: Vec<u64> = beats.lines().map(|line| line.parse().expect("a second")).collect();
         let now: u64 = machine.sh(None, "cut -d. -f1 /proc/uptime").trim().parse().expect("a second");

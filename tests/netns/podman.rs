@@ -325,6 +325,28 @@ fn a_wired_container_answers() {
     assert_eq!(answer(lab.pid("git-ssh")).trim(), "", "no wire leads there");
 }
 
+/// After a reboot, and before he logs in, a user has no directory below `/run/user`, and his podman cannot make it: that none of
+/// his containers runs is no failure.
+#[test]
+#[ignore = "needs root and podman: scripts/test runs it"]
+fn who_is_not_logged_in_runs_nothing() {
+    let machine = Machine::new();
+    let anna = Some("anna");
+    machine.image([anna]);
+    for name in ["one", "two"] {
+        machine.podman(anna, &format!("create -q --name {name} --network none localhost/image:1 sleep 1000"));
+    }
+    machine.write(
+        TOPOLOGY,
+        "version = 1\nwire = [{ name = \"cable\", ends = [\"one\", \"two\"], subnet = \"10.254.0.0/31\" }]\n\
+         [podman]\nuser = \"anna\"\n[module]\nhome = [\"one\", \"two\"]\n",
+    );
+    machine.sh(None, "pkill -u anna; rm -rf /run/user/59001");
+    let report = machine.wire(&["--json", "up"]).expect(0).json();
+    assert_eq!(report["waiting"].as_array().map(Vec::len), Some(2), "{report}");
+    machine.wire(&["audit"]).expect(0);
+}
+
 /// A stopped container's wires wait, named with it; with `--strict`, or asked for by name, that is a failure.
 #[test]
 #[ignore = "needs root and podman: scripts/test runs it"]

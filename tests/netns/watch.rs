@@ -173,6 +173,8 @@ fn namespaces_come_and_go() {
         until("web is wired again", || host.wire(&["audit"]).code == 0);
         host.dump().expect(&wired, "wired again");
     }
+    let remembered: Value = serde_json::from_str(&host.sh("cat /run/wire/remembered.json")).expect("JSON");
+    assert!(remembered.as_object().expect("by cookie").len() <= 4, "what has ended is forgotten: {remembered}");
     // Away and there again before anybody can look.
     host.sh("ip netns del web; ip netns add web");
     watch.event("ended");

@@ -2,16 +2,17 @@
 //! generations of its nftables.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
 
-use crate::error::Error;
+use crate::error::{Context, Error};
 use crate::kernel::link;
 use crate::kernel::netns::Netns;
 use crate::kernel::nfnl;
 use crate::kernel::socket::{Answer, NETLINK_NETFILTER, NETLINK_ROUTE, Socket};
+use crate::kernel::sys;
 use crate::topology::Name;
 
 /// `RTNLGRP_*` (linux/rtnetlink.h): links, IPv4 and IPv6 addresses and routes, IPv4 and IPv6 settings.
@@ -69,6 +70,7 @@ pub struct Ear {
     pub route: Socket,
     pub rules: Socket,
     devices: Devices,
+    pub cookie: u64,
     /// The state of the rules that somebody has looked at last and found right.
     pub generation: Option<u32>,
 }
@@ -80,12 +82,13 @@ impl Ear {
             let route = Socket::listen(NETLINK_ROUTE, &ROUTE_GROUPS)?;
             Ok::<_, Error>((route, Socket::listen(NETLINK_NETFILTER, &[RULES_GROUP])?))
         })??;
+        let cookie = sys::netns_cookie(route.as_fd()).context("cannot tell a network namespace from another")?;
         // Asked on a socket that does not listen, where news would come between the answers.
         let asking = netns.inside(home, || Socket::open(NETLINK_ROUTE))??;
         let links = asking.dump(&link::list(), link::seen).unwrap_or_default();
         let known = |seen: link::Seen| (seen.index, Known { wire: wire_of(&seen), name: seen.name });
         let devices = links.into_iter().map(known).collect();
-        Ok(Ear { netns, process, route, rules, devices, generation: None })
+        Ok(Ear { netns, process, route, rules, devices, cookie, generation: None })
     }
 
     /// What has been told since; a part may be there more than once.

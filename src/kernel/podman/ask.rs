@@ -3,7 +3,6 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -113,8 +112,7 @@ fn by_program(user: &User) -> Result<Option<Vec<Container>>, Error> {
         // Nothing of root's own may steer what another user's podman does, nor be read by it.
         command.env_clear().env("PATH", program::PATH).env("LANG", "C");
         command.env("HOME", &user.home).env("USER", &user.name).env("LOGNAME", &user.name);
-        let session = format!("/run/user/{}", user.uid);
-        if std::fs::symlink_metadata(&session).is_ok_and(|about| about.is_dir() && about.uid() == user.uid) {
+        if let Some(session) = user.session() {
             command.env("XDG_RUNTIME_DIR", session);
         }
         credentials = Some(user.credentials()?);

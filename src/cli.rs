@@ -197,7 +197,7 @@ pub enum HookVerb {
     Poststop(HookTerms),
     /// Have podman run the hook for every container: root's, or one's own
     Install(HookTerms),
-    /// Take that back
+    /// Have podman run the hook no more
     Remove,
 }
 

@@ -83,6 +83,10 @@ pub fn run(voice: &Voice, cli: &Cli, verb: &ServiceVerb) -> Result<u8, Error> {
             let program = program_text(&services::own_program()?)?;
             let done = install(voice, &machine, init, &program, &options, is_there, &mut ask)?;
             said(voice, init, &done);
+            if !init.runs(&machine) {
+                voice
+                    .say(&format!("{} does not run here: it starts them when this machine boots with it", init.name()));
+            }
             if !is_there {
                 voice.say(&format!(
                     "there is no topology file {} yet: write it, then run `wire service install` again, or reboot",

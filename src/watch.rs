@@ -26,7 +26,7 @@ use crate::kernel::Kernel;
 use crate::kernel::door::Door;
 use crate::kernel::ears::{Ears, Heard, Other, Part};
 use crate::kernel::power;
-use crate::kernel::run::{Lock, RunDirectory, Watcher};
+use crate::kernel::run::{Lock, Remembered, RunDirectory, Watcher};
 use crate::kernel::supervisor::Supervisor;
 use crate::parse;
 use crate::rules::Rules;
@@ -53,7 +53,11 @@ struct Watch<'a> {
     source: &'a Source<'a>,
     text: String,
     topology: Topology,
+    /// The file could not be taken when it was read last.
+    keeps_old: bool,
     run: RunDirectory,
+    /// What is in that folder of settings as they were, should somebody delete it.
+    remembered: Remembered,
     ears: Ears,
     names: Names,
     /// None where it could not be opened.
@@ -93,6 +97,8 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
         source,
         text,
         topology,
+        keeps_old: false,
+        remembered: run.remembered().unwrap_or_default(),
         run,
         ears,
         names,
@@ -160,6 +166,9 @@ impl Watch<'_> {
                 // A namespace that has lost its node must not live on for us.
                 self.held = None;
             }
+            if !self.run.is_in_place() {
+                self.move_in()?;
+            }
             self.supervisor.turns();
             let places = |heard: &Heard| if let Heard::Place(place) = heard { Some(place.clone()) } else { None };
             heard.iter().filter_map(places).for_each(|place| self.patience.heard(Aim::Place(place), now));
@@ -199,9 +208,26 @@ impl Watch<'_> {
         }
     }
 
+    /// Somebody has deleted the folder: nobody would meet us at the lock in it any more.
+    fn move_in(&mut self) -> Result<(), Error> {
+        self.run = RunDirectory::open()?;
+        self._watcher = self.run.watcher()?;
+        let lock = self.run.lock(|| {})?;
+        let mut remembered = self.run.remembered()?;
+        remembered.extend(self.remembered.clone());
+        self.run.remember(&remembered)?;
+        drop(lock);
+        self.run.set_ready(true)?;
+        let lost = Error::failed("somebody deleted /run/wire: what it is to hold is there again");
+        self.teller.warn(vec![lost.hint("leave it alone while anything is wired: nobody else knows it")]);
+        self.patience.heard(Aim::Everything, Instant::now());
+        Ok(())
+    }
+
     /// A namespace that has ended is nothing to be remembered: of containers that restart for a year there are many.
     fn forget(&mut self) -> Result<(), Error> {
         let ended = std::mem::take(&mut self.ended);
+        self.remembered.retain(|cookie, _| !ended.contains(cookie));
         if ended.is_empty() { Ok(()) } else { self.run.forget(&ended, &self.run.lock(|| {})?) }
     }
 
@@ -308,6 +334,7 @@ impl Watch<'_> {
         let want = |seen: &State| desired::up(&self.topology, &rules, scope, seen);
         let (mut report, seen, kernel) = apply::change_by_files(&self.hushed, &rules, scope, &lock, &want)?;
         self.ears.looked(&seen);
+        self.remembered = self.run.remembered()?;
         report.findings.extend(foreign::findings(&rules, scope, &seen));
         self.hold(kernel);
         Ok(Some(report))
@@ -358,8 +385,15 @@ impl Watch<'_> {
         let read = file::read(&self.source.file, self.source.trusted);
         let parsed = read.and_then(|text| Ok((power::without(|| parse::topology(&text))?, text)));
         let path = self.source.file.display().to_string();
+        let kept_old = std::mem::replace(&mut self.keeps_old, !matches!(parsed, Ok((Ok(_), _))));
         match parsed {
-            Ok((_, text)) if text == self.text && !asked => {}
+            Ok((_, text)) if text == self.text && !asked => {
+                // Whoever was told that it is wrong is told that it is right again.
+                if kept_old {
+                    let wires = self.topology.wires.len();
+                    self.teller.event("reloaded", &path, json!({ "file": path, "wires": wires }));
+                }
+            }
             Ok((Ok(topology), text)) => {
                 self.teller.forget();
                 self.teller.event("reloaded", &path, json!({ "file": path, "wires": topology.wires.len() }));
@@ -378,7 +412,11 @@ impl Watch<'_> {
             }
             Err(error) => {
                 let words = format!("the file as it was before: {}", told::sentence(&error));
-                self.teller.event("kept", &words, json!({ "errors": [{ "message": error.message }] }));
+                self.teller.event(
+                    "kept",
+                    &words,
+                    json!({ "errors": [{ "message": error.message, "hint": error.hint }] }),
+                );
             }
         }
         self.supervisor.ready(&self.status());

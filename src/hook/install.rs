@@ -120,6 +120,11 @@ pub fn install(voice: &Voice, cli: &Cli, terms: &HookTerms, wait: u64) -> Result
         true => "podman runs the hook already",
         false => "podman runs the hook from now on, whenever it starts a container",
     });
+    let topology = cli.topology();
+    if geteuid().is_root() && !topology.exists() {
+        let topology = topology.display();
+        voice.say(&format!("there is no topology file {topology} yet: until it is there, containers start as ever"));
+    }
     if !geteuid().is_root() {
         voice.say("what it wires is done by `wire watch`, run by root");
     }
@@ -211,9 +216,14 @@ fn trusted(path: &Path, what: &str) -> Result<(), Error> {
             true => "can be written by others".to_owned(),
             false => format!("belongs to {}", name_of(about.uid())),
         };
+        // A folder such as /tmp is everybody's on purpose.
+        let is_everybodys = mine && about.mode() & 0o1000 != 0;
         let part = part.display();
-        return Err(Error::failed(format!("{what} is {}, but {part} {whose}", real.display()))
-            .hint(format!("`chown root {part}` and `chmod go-w {part}`, or install wire elsewhere")));
+        let hint = match is_everybodys {
+            true => format!("put it where nobody else may write: {part} is there for everybody"),
+            false => format!("`chown root {part}` and `chmod go-w {part}`, or put it elsewhere"),
+        };
+        return Err(Error::failed(format!("{what} is {}, but {part} {whose}", real.display())).hint(hint));
     }
     Ok(())
 }
@@ -271,6 +281,7 @@ mod tests {
         let refused = trusted(&folder, "it").unwrap_err();
         fs::remove_dir(&folder).unwrap();
         assert!(refused.message.ends_with("can be written by others"), "{}", refused.message);
+        assert!(refused.hint.is_some_and(|hint| !hint.contains("chmod")), "the folder stays everybody's");
         assert_eq!(trusted(Path::new("/"), "it"), Ok(()));
     }
 }

@@ -109,7 +109,10 @@ impl Door {
     fn at(path: &Path, welcome: BTreeSet<u32>) -> Result<Door, Error> {
         let tried = format!("cannot open {}", path.display());
         if fs::symlink_metadata(path).is_ok_and(|about| !about.file_type().is_socket()) {
-            return Err(Error::failed(format!("{tried}: there is something else of that name")));
+            return Err(Error::failed(format!("{tried}: there is something else of that name")).hint(format!(
+                "see what it is with `ls -ld {}`, remove it, and start `wire watch` again",
+                path.display()
+            )));
         }
         // It gets its name when it is ready: nobody ever finds it missing, or closed to them.
         let new = path.with_extension("sock.new");

@@ -40,6 +40,11 @@ impl RunDirectory {
         Store::open(DIRECTORY, Mode::S_IRWXU).map(RunDirectory)
     }
 
+    /// Whether it is still the one that others find.
+    pub fn is_in_place(&self) -> bool {
+        self.0.is_in_place()
+    }
+
     /// Waits for its turn. `waiting` is called once if there is somebody to wait for.
     pub fn lock(&self, waiting: impl FnOnce()) -> Result<Lock, Error> {
         let path = self.0.path_of(LOCK);
@@ -91,8 +96,9 @@ impl RunDirectory {
         let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Watcher(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Err(Error::failed("another `wire watch` runs already")
-                .hint("one is enough: `wire service status` tells who supervises it")),
+            Err((_, Errno::EWOULDBLOCK)) => Err(Error::failed("another `wire watch` runs already").hint(
+                "one is enough: /run/wire/ready has its process id, and `wire service status` tells who supervises it",
+            )),
             Err((_, errno)) => Err(Error::failed(format!("cannot lock {path}: {errno}"))),
         }
     }

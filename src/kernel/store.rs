@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
 
 use crate::error::{Context, Error};
@@ -39,6 +39,12 @@ impl Store {
     /// Opens it, made for its owner alone where it is missing.
     pub fn enter(&self, name: &str) -> Result<Store, Error> {
         open(&self.directory, name, &self.path_of(name), Mode::S_IRWXU)
+    }
+
+    /// Whether its path still leads to it.
+    pub fn is_in_place(&self) -> bool {
+        let same = |held: FileStat, now: FileStat| (held.st_dev, held.st_ino) == (now.st_dev, now.st_ino);
+        matches!((fstat(&self.directory), lstat(self.path.as_str())), (Ok(held), Ok(now)) if same(held, now))
     }
 
     pub fn path_of(&self, name: &str) -> String {

@@ -160,7 +160,11 @@ impl Plan {
                     wire: None,
                     kind: "inhabited",
                     message: format!("the namespace {NETNS}{name} is not to be there and stays: {who}"),
-                    hint: "when that has ended, run this again, and it goes".to_owned(),
+                    hint: match name == node.as_str() {
+                        true => "when that has ended, the next `wire down` takes it away".to_owned(),
+                        // It is struck from the file.
+                        false => "when that has ended, the next `wire up` or `wire down` takes it away".to_owned(),
+                    },
                     blocks: false,
                 }),
             },

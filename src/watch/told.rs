@@ -13,6 +13,9 @@ use crate::report::{self, Report};
 use crate::topology::Name;
 use crate::voice::{Voice, count};
 
+/// What `-q` leaves to be said.
+const ERRORS: [&str; 2] = ["failed", "kept"];
+
 pub struct Teller<'a> {
     voice: &'a Voice,
     /// What is wrong and was told.
@@ -31,7 +34,7 @@ impl<'a> Teller<'a> {
             let mut object = Map::from_iter([("time".to_owned(), time.into()), ("event".to_owned(), event.into())]);
             object.extend(fields.as_object().cloned().unwrap_or_default());
             self.voice.print_json(&Value::Object(object));
-        } else if !self.voice.is_quiet() {
+        } else if !self.voice.is_quiet() || ERRORS.contains(&event) {
             self.voice.print(&format!("{} {event}: {words}\n", self.voice.out.faint(&time)));
         }
     }

@@ -228,6 +228,9 @@ fn the_file_is_followed() {
     until("the old file is kept true", || host.dump() == smaller);
 
     watch.events();
+    host.topology(&without);
+    watch.event("reloaded");
+    host.dump().expect(&smaller, "as the file was before it was wrong");
     host.topology(&world.topology);
     watch.event("reloaded");
     until("the wire is back", || host.wire(&["audit"]).code == 0);
@@ -237,6 +240,20 @@ fn the_file_is_followed() {
     host.set_sysctl("web", "ipv4/conf/eth0/accept_redirects", "1");
     kill(watch.pid(), Signal::SIGHUP).expect("it runs");
     until("all was looked at", || host.sysctl("web", "ipv4/conf/eth0/accept_redirects") == "0");
+}
+
+/// Who deletes `/run/wire` takes away neither the watch nor its place.
+#[test]
+fn a_deleted_folder_is_made_again() {
+    let (_, host, wired, watch) = house();
+    // It need not notice before there is something to do.
+    host.sh("rm -r /run/wire; nsenter --net=/run/netns/web nft flush ruleset");
+    let warning = watch.event("warning");
+    assert!(text(&warning["message"]).contains("deleted /run/wire"), "{warning}");
+    assert_eq!(host.sh("cat /run/wire/ready").trim(), watch.pid().to_string());
+    host.wire(&["watch"]).expect(1);
+    until("it is mended", || host.wire(&["audit"]).code == 0);
+    host.dump().expect(&wired, "as before");
 }
 
 /// There is one at a time; when it ends, even by a kill, all stays as it was and the next one goes on.

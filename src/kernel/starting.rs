@@ -2,7 +2,7 @@
 //! process is the container's: only the hook is told. So it leaves a note of that in `/run/wire`, for whoever wires
 //! another container meanwhile. What a note says has to be proven like every other claim. It knows nothing of wires.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -104,14 +104,13 @@ impl Owner {
         })
     }
 
-    /// Takes that back, and forgets the namespace that went with it.
+    /// Takes that back, and forgets the namespace that went with it. The word goes last: who is killed in between is followed by
+    /// somebody who still knows which namespace it was.
     pub fn forget(&self, id: &str, lock: &Lock) -> Result<(), Error> {
-        let mut ended = BTreeSet::new();
-        self.change(lock, |notes| {
-            let note = notes.remove(&key(self.user.uid, id));
-            ended.extend(note.and_then(|note| note.cookie));
-        })?;
-        RunDirectory::open()?.forget(&ended, lock)
+        let (run, key) = (RunDirectory::open()?, key(self.user.uid, id));
+        let cookie = run.starting()?.0.get(&key).and_then(|note| note.cookie);
+        run.forget(&cookie.into_iter().collect(), lock)?;
+        self.change(lock, |notes| drop(notes.remove(&key)))
     }
 
     fn change(&self, _lock: &Lock, change: impl FnOnce(&mut BTreeMap<String, Note>)) -> Result<(), Error> {

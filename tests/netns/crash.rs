@@ -421,6 +421,8 @@ fn about_to_start(host: &Host) {
              echo '{{\"id\":\"{ID}\",\"pid\":'$!'}}' >/run/stdin"
         ));
     }
+    // What has ended is not put back, so that what lives on of it is here as it was born.
+    host.set_sysctl("b", "ipv4/conf/all/accept_redirects", "1");
     let tables = "[node.a]\nnetns = \"a\"\n[node.b]\ncontainer = \"b\"\n";
     host.topology(&(tiny().topology.replace("runtime = \"netns\"", "") + tables));
 }

@@ -110,7 +110,9 @@ impl Owner {
         let (run, key) = (RunDirectory::open()?, key(self.user.uid, id));
         let cookie = run.starting()?.0.get(&key).and_then(|note| note.cookie);
         run.forget(&cookie.into_iter().collect(), lock)?;
-        self.change(lock, |notes| drop(notes.remove(&key)))
+        self.change(lock, |notes| {
+            notes.remove(&key);
+        })
     }
 
     fn change(&self, _lock: &Lock, change: impl FnOnce(&mut BTreeMap<String, Note>)) -> Result<(), Error> {

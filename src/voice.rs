@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::cli::{Cli, Colour};
 use crate::error::{Error, Exit, Fault};
@@ -25,6 +25,28 @@ pub fn duration(seconds: u64) -> String {
         }
     }
     text
+}
+
+/// A time as RFC 3339 has it, to the millisecond.
+pub fn utc(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.{:03}Z", second % 60, since.subsec_millis())
+}
+
+/// The day, so many days after 1970-01-01, in the Gregorian calendar. Years begin with March here, so that the leap day is the
+/// last of its year, and 400 of them are always 146097 days.
+fn date(days: u64) -> (u64, u64, u64) {
+    let from_0000 = days + 719_468;
+    let (era, day_of_era) = (from_0000 / 146_097, from_0000 % 146_097);
+    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let january = month >= 10;
+    (era * 400 + year + u64::from(january), if january { month - 9 } else { month + 3 }, day)
 }
 
 /// Where words go: data to stdout, talk to stderr.
@@ -286,6 +308,20 @@ mod tests {
             [(0, "0s"), (59, "59s"), (60, "1m"), (3552, "59m12s"), (3600, "1h"), (93_601, "1d2h1s"), (864_000, "10d")]
         {
             assert_eq!(duration(seconds), wanted);
+        }
+    }
+
+    #[test]
+    fn days_are_counted() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (951_868_800, "2000-03-01T00:00:00.000Z"),
+            (1_709_210_096, "2024-02-29T12:34:56.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
     }
 }

@@ -45,11 +45,17 @@ impl RunDirectory {
         self.0.is_in_place()
     }
 
+    /// A file that is there to be locked, with its path.
+    fn to_lock(&self, name: &str) -> Result<(String, OwnedFd), Error> {
+        let path = self.0.path_of(name);
+        let file = self.0.file(name, OFlag::O_RDWR | OFlag::O_CREAT)?;
+        let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
+        Ok((path, file))
+    }
+
     /// Waits for its turn. `waiting` is called once if there is somebody to wait for.
     pub fn lock(&self, waiting: impl FnOnce()) -> Result<Lock, Error> {
-        let path = self.0.path_of(LOCK);
-        let file = self.0.file(LOCK, OFlag::O_RDWR | OFlag::O_CREAT)?;
-        let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
+        let (path, file) = self.to_lock(LOCK)?;
         let failed = |(_, errno): (OwnedFd, Errno)| Error::failed(format!("cannot lock {path}: {errno}"));
         let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Err((file, Errno::EWOULDBLOCK)) => {
@@ -63,9 +69,7 @@ impl RunDirectory {
 
     /// The same, but not for ever.
     pub fn lock_within(&self, limit: Duration) -> Result<Lock, Error> {
-        let path = self.0.path_of(LOCK);
-        let file = self.0.file(LOCK, OFlag::O_RDWR | OFlag::O_CREAT)?;
-        let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
+        let (path, file) = self.to_lock(LOCK)?;
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(self.taken(lock)),
             Err((file, Errno::EWOULDBLOCK)) => file,
@@ -77,9 +81,8 @@ impl RunDirectory {
         match told.recv_timeout(limit) {
             Ok(Ok(lock)) => Ok(self.taken(lock)),
             Ok(Err((_, errno))) => Err(errno).context(format!("cannot lock {path}")),
-            Err(_) => {
-                Err(Error::failed("another run of wire is not done yet").hint("`wire up` does the rest afterwards"))
-            }
+            Err(_) => Err(Error::failed("another run of wire is not done yet")
+                .hint("try again when it has ended; `wire up` wires all that runs then")),
         }
     }
 
@@ -91,9 +94,7 @@ impl RunDirectory {
 
     /// Holds the place of the one who watches, as long as the value lives. There is one at a time.
     pub fn watcher(&self) -> Result<Watcher, Error> {
-        let path = self.0.path_of(WATCHER);
-        let file = self.0.file(WATCHER, OFlag::O_RDWR | OFlag::O_CREAT)?;
-        let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
+        let (path, file) = self.to_lock(WATCHER)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Watcher(lock)),
             Err((_, Errno::EWOULDBLOCK)) => Err(Error::failed("another `wire watch` runs already").hint(

@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
-use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -13,6 +12,7 @@ use super::packet::{self, Header, Hook, Packet, Part, Verdict};
 use crate::report::Paint;
 use crate::target::Scope;
 use crate::topology::{Device, End, HOST, Hub, Mode, Name, OUTSIDE, Service, Topology, Wire};
+use crate::voice::utc;
 use crate::why;
 
 /// One packet, named.
@@ -451,28 +451,6 @@ impl Record {
             paint.faint(&(place + advice)),
         )
     }
-}
-
-/// A time as RFC 3339 has it, to the millisecond.
-pub fn utc(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = date(days);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.{:03}Z", second % 60, since.subsec_millis())
-}
-
-/// The day, so many days after 1970-01-01, in the Gregorian calendar. Years begin with March here, so that the leap day is the
-/// last of its year, and 400 of them are always 146097 days.
-fn date(days: u64) -> (u64, u64, u64) {
-    let from_0000 = days + 719_468;
-    let (era, day_of_era) = (from_0000 / 146_097, from_0000 % 146_097);
-    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let january = month >= 10;
-    (era * 400 + year + u64::from(january), if january { month - 9 } else { month + 3 }, day)
 }
 
 #[cfg(test)]

@@ -61,8 +61,9 @@ impl Patience {
         self.due.entry(aim).or_insert(next);
     }
 
-    /// It is to be looked at again after that time, even without news.
+    /// It is to be looked at again at that time, even without news; later where it has to wait anyway.
     pub fn again(&mut self, aim: Aim, at: Instant) {
+        let at = self.records.get(&aim).map_or(at, |record| record.next.max(at));
         let due = self.due.entry(aim).or_insert(at);
         *due = at.min(*due);
     }

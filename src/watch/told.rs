@@ -7,11 +7,10 @@ use serde_json::{Map, Value, json};
 
 use super::patience::Aim;
 use crate::error::Error;
-use crate::log::record::utc;
 use crate::plan::{Change, Waiting};
 use crate::report::{self, Report};
 use crate::topology::Name;
-use crate::voice::{Voice, count};
+use crate::voice::{Voice, count, utc};
 
 /// What `-q` leaves to be said.
 const ERRORS: [&str; 2] = ["failed", "kept"];

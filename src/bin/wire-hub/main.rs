@@ -1,0 +1,61 @@
+//! `wire-hub`: serves one hub, as `wire hub NAME` tells it. It is started in the hub's namespace with its orders on standard input
+//! and two descriptors, the socket that `wire` asks it over and a lock, and lets go of what it does not need before it serves
+//! anybody. The tunnel and the proxy have threads of their own; the first thread listens to `wire` and keeps the certificates.
+
+mod certs;
+mod control;
+mod guard;
+mod hub;
+#[path = "../../hub/orders.rs"]
+mod orders;
+mod proxy;
+mod trouble;
+mod tunnel;
+mod voice;
+
+use std::io::Read;
+use std::process::ExitCode;
+
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use hub::Hub;
+use orders::{LONGEST, Orders};
+use trouble::{Context, Trouble};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            voice::error(&trouble.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Trouble> {
+    let orders = read()?;
+    let socket = control::inherited()?;
+    // Threads inherit it, so there are none before.
+    guard::confine(&orders)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("no event loop")?;
+    runtime.block_on(async {
+        let mut ended = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
+        let mut stopped = signal(SignalKind::interrupt()).context("cannot hear SIGINT")?;
+        let mut hub = Hub::start(orders)?;
+        tokio::select! {
+            listened = control::listen(socket, &mut hub) => listened?,
+            _ = ended.recv() => {}
+            _ = stopped.recv() => {}
+        }
+        hub.drain().await;
+        Ok(())
+    })
+}
+
+/// The orders, which come on standard input; nothing else tells what to serve.
+fn read() -> Result<Orders, Trouble> {
+    let mut text = String::new();
+    std::io::stdin().lock().take(LONGEST).read_to_string(&mut text).context("cannot read its orders")?;
+    serde_json::from_str(&text).map_err(|_| Trouble("wire-hub is started by `wire hub NAME`, and has no orders".into()))
+}

@@ -87,6 +87,11 @@ pub enum Command {
     Confirm,
     /// Stay, and keep the kernel true to the file
     Watch,
+    /// Serve a hub, its VPN and its reverse proxy, until told to end; for the init system to supervise
+    Hub {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
     /// Remove what wire made, and nothing else
     Down(Targets),
     /// List live links and every deviation from the file

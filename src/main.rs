@@ -13,6 +13,7 @@ mod error;
 mod file;
 mod foreign;
 mod hook;
+mod hub;
 mod kernel;
 mod lab;
 mod log;
@@ -77,6 +78,7 @@ fn power_of(command: &Command) -> Power {
         Command::Plan(_) | Command::Up { .. } | Command::Down(_) | Command::Audit { .. } => Power::Wire,
         Command::Log(_) | Command::Suggest | Command::Set { .. } | Command::Watch | Command::Hook { .. } => Power::Wire,
         Command::Prove(_) => Power::Prove,
+        Command::Hub { .. } => Power::Hub,
         Command::Lab { .. } | Command::Service { .. } => Power::Everything,
     }
 }
@@ -132,6 +134,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
             let push = |changed: &Sets, lock: &Lock| apply::elements(voice, &topology, changed, lock);
             sets::run(voice, &path, &topology, verb, push)?
         }
+        Command::Hub { name } => hub::run(voice, &topology, name)?,
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
         Command::Watch | Command::Number | Command::Confirm | Command::Hook { .. } | Command::Service { .. } => {
             Exit::Done
@@ -331,6 +334,7 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool, term: Opt
     report.undone_in = undone_in;
     report.findings.extend(foreign::findings(&rules, scope, &seen));
     voice.report(&report, "up");
+    hubs(voice, topology, scope, term.is_some(), &lock);
     match term {
         None => confirm::remind(voice, &lock),
         Some(_) if undone_in.is_none() => voice.say("nothing was changed, so nothing waits for confirmation"),
@@ -346,6 +350,20 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool, term: Opt
         return Err(Error::failed(sentence).hint("start what does not run, then run this again"));
     }
     Ok(if report.is_success() { Exit::Done } else { Exit::Failed })
+}
+
+/// Tells the hubs what they are to serve, and who watches over them which do not run.
+fn hubs(voice: &Voice, topology: &Topology, scope: &Scope, waits: bool, lock: &Lock) {
+    if waits {
+        if topology.hubs.values().any(|hub| hub.is_run() && scope.has_node(&hub.name)) {
+            voice.say("hubs serve what they did before until `wire up` is run without --confirm");
+        }
+        return;
+    }
+    for hub in hub::tell(voice, topology, scope, lock) {
+        let how = format!("start the service `wire-hub@{hub}`, or `wire hub {hub}`");
+        voice.warn(&Error::failed(format!("hub `{hub}` should run and does not")).hint(how));
+    }
 }
 
 fn down(voice: &Voice, topology: &Topology, scope: &Scope) -> Result<Exit, Error> {

@@ -20,6 +20,7 @@ mod shown;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
@@ -125,6 +126,11 @@ impl Source<'_> {
 /// The seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The name servers that a `resolv.conf` names, without those of one link alone.
+pub fn nameservers(text: &str) -> Vec<IpAddr> {
+    resolver::servers(text, |_| None).into_iter().map(|server| server.ip()).collect()
 }
 
 /// What has to be asked before the sets can be renewed: it takes up to two seconds where nobody answers, so that it is done

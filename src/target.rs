@@ -33,6 +33,11 @@ impl Scope {
         }
     }
 
+    /// Whether more than single wires of a node are meant: the node itself, or its rules.
+    pub fn has_node(&self, node: &Name) -> bool {
+        self.nodes.contains(node) || self.rules.contains(node)
+    }
+
     /// These wires, these nodes with all wires that end there, and the rules of these.
     pub fn around(topology: &Topology, wires: BTreeSet<Name>, nodes: BTreeSet<Name>, rules: BTreeSet<Name>) -> Scope {
         let mut scope = Scope { wires, nodes, rules, ..Scope::default() };

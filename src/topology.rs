@@ -168,6 +168,18 @@ pub struct Hub {
     pub place: Place,
 }
 
+impl Hub {
+    /// Whether `wire hub` runs in it: forwards alone are rules of the kernel.
+    pub fn is_run(&self) -> bool {
+        self.wireguard.is_some() || self.serves_web()
+    }
+
+    /// Whether it is a reverse proxy.
+    pub fn serves_web(&self) -> bool {
+        !self.sites.is_empty() || !self.redirects.is_empty()
+    }
+}
+
 /// Who comes in through a hub's own tunnel.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Clients {

@@ -7,10 +7,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// The descriptor of the socket that `wire-hub` is asked over, listening since before it was started.
+/// The descriptor of the socket that `wire-hub` is asked over, listening since before it was started. The next one is a file that is
+/// locked as long as it runs.
 pub const SOCKET: i32 = 3;
-/// The descriptor of the file that is locked as long as the hub runs.
-pub const LOCK: i32 = 4;
 /// Where certificates, the keys of ACME accounts and the internal CA are kept, each in a directory of its own: `acme`, `ca`.
 pub const STATE: &str = "/var/lib/wire";
 /// Where access logs are: `HUB.log`.

@@ -7,6 +7,7 @@ mod conntrack;
 pub mod door;
 pub mod ears;
 mod execute;
+pub mod hub;
 pub mod lab;
 mod link;
 mod load;
@@ -236,6 +237,12 @@ impl Kernel {
                 Standing::Waiting(reason) => Err(reason),
             }),
         }
+    }
+
+    /// The namespace of a node of the file, held open.
+    pub fn namespace_of(&mut self, topology: &Topology, node: &Name) -> Result<Netns, Error> {
+        let home = topology.nodes.get(node).map(|node| &node.home);
+        self.find_one(home)?.map_err(|reason| Error::failed(format!("`{node}` does not run: {reason}")))
     }
 
     /// Namespaces that the file does not name: a node struck from it must not keep its wires.

@@ -21,6 +21,8 @@ pub enum Power {
     Wire,
     /// To send packets there as well, with any header.
     Prove,
+    /// To wire a hub, and to leave to the program that serves it what that needs, and no more for good.
+    Hub,
     /// To be root of a world of its own, or to run somebody's program there.
     Everything,
 }
@@ -50,6 +52,10 @@ impl Power {
             }
             Power::Wire => WIRE.contains(&capability),
             Power::Prove => capability == FORGE || WIRE.contains(&capability),
+            Power::Hub => {
+                [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_SETPCAP].contains(&capability)
+                    || WIRE.contains(&capability)
+            }
             Power::Everything => true,
         }
     }
@@ -102,6 +108,7 @@ mod tests {
             (Power::Replace, "CHOWN DAC_OVERRIDE FOWNER"),
             (Power::Wire, wire),
             (Power::Prove, &format!("{wire} NET_RAW")),
+            (Power::Hub, &format!("{wire} NET_BIND_SERVICE SETPCAP")),
         ] {
             let names = |capability: Capability| capability.to_string().trim_start_matches("CAP_").to_owned();
             let needs = caps::all().into_iter().filter(|capability| power.needs(*capability)).map(names);

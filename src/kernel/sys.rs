@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -85,6 +85,22 @@ pub fn detach(command: &mut Command, credentials: Option<Credentials>) {
     };
     // SAFETY: between fork and exec the closure makes system calls alone; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(enter) };
+}
+
+/// Lets a program have these descriptors, under the numbers from 3 on, and no others but its three streams.
+pub fn hand_over(command: &mut Command, kept: [RawFd; 2]) {
+    const CLOEXEC: libc::c_uint = libc::CLOSE_RANGE_CLOEXEC;
+    let place = move || -> io::Result<()> {
+        // SAFETY: three integers go in, and nothing is closed before the exec that follows.
+        Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOEXEC) })?;
+        for (number, held) in (3..).zip(kept) {
+            // SAFETY: two integers go in. Whoever had the number in this process is not there after the exec.
+            Errno::result(unsafe { libc::dup2(held, number) })?;
+        }
+        Ok(())
+    };
+    // SAFETY: right before exec the closure makes system calls alone; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(place) };
 }
 
 /// `SO_NETNS_COOKIE` (asm-generic/socket.h, Linux 5.14).

@@ -1,13 +1,180 @@
-//! What a hub lets go of before it serves anybody.
+//! What a hub lets go of before it serves anybody: whoever takes it over finds neither a file to read nor a program to run. What the
+//! kernel cannot forbid (Landlock is of 5.13, and may be off) is told once; the rest holds all the same.
 
-use crate::orders::Orders;
-use crate::trouble::Trouble;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
-pub fn confine(_orders: &Orders) -> Result<(), Trouble> {
-    Ok(())
+use landlock::{
+    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
+};
+use nix::sys::prctl;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+use crate::orders::{self, Orders, Tls};
+use crate::trouble::{Context, Trouble};
+use crate::voice;
+
+/// What a TUN device is opened by.
+const TUN: &str = "/dev/net/tun";
+/// What tells names, besides name servers.
+const NAMES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
+/// The newest that is known here; an older kernel does as much of it as it can.
+const NEWEST: ABI = ABI::V5;
+
+/// What the process may still open.
+pub struct Guard {
+    directories: BTreeSet<PathBuf>,
+    tun: bool,
 }
 
-/// Whether new orders can be served within what was let go of; or why not.
-pub fn allows(_before: &Orders, _orders: &Orders) -> Result<(), String> {
+impl Guard {
+    /// Whether new orders can be served within it; or why not.
+    pub fn allows(&self, orders: &Orders) -> Result<(), String> {
+        if orders.tunnel.is_some() && !self.tun {
+            return Err("it was started without a tunnel".to_owned());
+        }
+        match directories(orders).difference(&self.directories).next() {
+            Some(new) => {
+                Err(format!("it may read only what it was to read when it started, and not {}", new.display()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Lets go of everything that these orders do not need. To call while there is one thread.
+pub fn confine(orders: &Orders) -> Result<Guard, Trouble> {
+    prctl::set_no_new_privs().context("cannot give up new privileges")?;
+    // Its memory has keys: no core dump of it, and nobody but root looks into it.
+    prctl::set_dumpable(false).context("cannot keep its memory to itself")?;
+    let guard = Guard { directories: directories(orders), tun: orders.tunnel.is_some() };
+    match files(&guard).context("cannot give up the files of this machine")? {
+        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => {}
+        RulesetStatus::NotEnforced => {
+            voice::say("this kernel has no Landlock: files are kept from the hub by their modes alone")
+        }
+    }
+    calls().context("cannot give up system calls")?;
+    Ok(guard)
+}
+
+/// The directories of certificates and keys: a file that is replaced is another, its directory stays.
+fn directories(orders: &Orders) -> BTreeSet<PathBuf> {
+    let proxy = orders.proxy.iter();
+    let tls = proxy.clone().flat_map(|proxy| {
+        proxy.sites.iter().map(|site| &site.tls).chain(proxy.redirects.iter().map(|redirect| &redirect.tls))
+    });
+    let files = tls.filter_map(|tls| if let Tls::Files { cert, key } = tls { Some([cert, key]) } else { None });
+    let files = files.flatten().chain(proxy.filter_map(|proxy| proxy.acme.ca.as_ref()));
+    files.filter_map(|file| Path::new(file).parent()).map(Path::to_owned).collect()
+}
+
+fn files(guard: &Guard) -> Result<RulesetStatus, RulesetError> {
+    let read = AccessFs::from_read(NEWEST) & !AccessFs::Execute;
+    let write = AccessFs::ReadFile
+        | AccessFs::ReadDir
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::MakeReg
+        | AccessFs::MakeDir
+        | AccessFs::RemoveFile
+        | AccessFs::RemoveDir
+        | AccessFs::Refer;
+    let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let own = ["acme", "ca"].map(|name| Path::new(orders::STATE).join(name));
+    let mut allowed = vec![(PathBuf::from(orders::LOGS), write)];
+    allowed.extend(own.map(|path| (path, write)));
+    allowed.extend(guard.directories.iter().map(|path| (path.clone(), read)));
+    allowed.extend(NAMES.map(|path| (PathBuf::from(path), AccessFs::ReadFile.into())));
+    allowed.extend(guard.tun.then(|| (PathBuf::from(TUN), device)));
+    let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?.create()?;
+    for (path, access) in allowed {
+        // What is not there cannot be opened anyway.
+        if let Ok(held) = PathFd::new(&path) {
+            let access = if path.is_dir() { access } else { access & AccessFs::from_file(NEWEST) };
+            ruleset = ruleset.add_rule(PathBeneath::new(held, access))?;
+        }
+    }
+    Ok(ruleset.restrict_self()?.ruleset)
+}
+
+/// What no server needs: other programs, other processes' memory, namespaces, mounts, modules, the kernel's own keys and clocks.
+const NEVER: [libc::c_long; 40] = [
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_personality,
+    libc::SYS_name_to_handle_at,
+];
+
+fn calls() -> Result<(), Box<dyn std::error::Error>> {
+    let mut denied: BTreeMap<i64, Vec<SeccompRule>> = NEVER.iter().map(|call| (i64::from(*call), Vec::new())).collect();
+    // Sockets of the Internet and of this machine, and no others.
+    let not = |family: i32| {
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(family.unsigned_abs()))
+    };
+    let families =
+        [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX].map(not).into_iter().collect::<Result<Vec<_>, _>>()?;
+    denied.insert(libc::SYS_socket, vec![SeccompRule::new(families)?]);
+    // Threads, and no namespaces.
+    let namespaces = [
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWCGROUP,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWNET,
+    ];
+    let with = |flag: i32| {
+        let flag = u64::from(flag.unsigned_abs());
+        SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag)?])
+    };
+    denied.insert(libc::SYS_clone, namespaces.map(with).into_iter().collect::<Result<Vec<_>, _>>()?);
+    // Its flags lie in memory, where a filter cannot look; who gets this answer takes the older call.
+    let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    for (denied, errno) in [(denied, libc::EPERM), (unknown, libc::ENOSYS)] {
+        let refuse = SeccompAction::Errno(errno.unsigned_abs());
+        let filter = SeccompFilter::new(denied, SeccompAction::Allow, refuse, std::env::consts::ARCH.try_into()?)?;
+        let program: BpfProgram = filter.try_into()?;
+        seccompiler::apply_filter(&program)?;
+    }
     Ok(())
 }

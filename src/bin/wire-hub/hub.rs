@@ -3,30 +3,31 @@
 use std::sync::Arc;
 
 use crate::certs::Certs;
-use crate::orders::{Ask, Answer, Orders};
+use crate::guard::Guard;
+use crate::orders::{Answer, Ask, Orders};
 use crate::proxy::Proxy;
 use crate::trouble::Trouble;
 use crate::tunnel::Tunnel;
-use crate::guard;
 
 pub struct Hub {
     orders: Orders,
+    guard: Guard,
     tunnel: Option<Tunnel>,
     proxy: Option<(Proxy, Arc<Certs>)>,
 }
 
 impl Hub {
-    pub fn start(orders: Orders) -> Result<Hub, Trouble> {
+    pub fn start(orders: Orders, guard: Guard) -> Result<Hub, Trouble> {
         let tunnel = orders.tunnel.as_ref().map(Tunnel::start).transpose()?;
         let proxy = orders.proxy.as_ref().map(|proxy| started(proxy, &orders.hub)).transpose()?;
-        Ok(Hub { orders, tunnel, proxy })
+        Ok(Hub { orders, guard, tunnel, proxy })
     }
 
     pub fn answer(&mut self, ask: Ask) -> Answer {
         match ask {
             Ask::Likeness => Answer::Likeness(self.orders.likeness()),
             Ask::Peers => Answer::Peers(self.tunnel.as_ref().map(Tunnel::peers).unwrap_or_default()),
-            Ask::Serve(orders) => match guard::allows(&self.orders, &orders) {
+            Ask::Serve(orders) => match self.guard.allows(&orders) {
                 Err(reason) => Answer::Restart(reason),
                 Ok(()) => match self.serve(*orders) {
                     Ok(()) => Answer::Done,

@@ -13,9 +13,11 @@ mod trouble;
 mod tunnel;
 mod voice;
 
+use std::fs::File;
 use std::io::Read;
 use std::process::ExitCode;
 
+use nix::unistd::dup2_stdin;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,12 +39,13 @@ fn run() -> Result<(), Trouble> {
     let orders = read()?;
     let socket = control::inherited()?;
     // Threads inherit it, so there are none before.
-    guard::confine(&orders)?;
+    let guard = guard::confine(&orders)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("no event loop")?;
     runtime.block_on(async {
         let mut ended = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
         let mut stopped = signal(SignalKind::interrupt()).context("cannot hear SIGINT")?;
-        let mut hub = Hub::start(orders)?;
+        let mut hub = Hub::start(orders, guard)?;
+        voice::ready();
         tokio::select! {
             listened = control::listen(socket, &mut hub) => listened?,
             _ = ended.recv() => {}
@@ -57,5 +60,8 @@ fn run() -> Result<(), Trouble> {
 fn read() -> Result<Orders, Trouble> {
     let mut text = String::new();
     std::io::stdin().lock().take(LONGEST).read_to_string(&mut text).context("cannot read its orders")?;
+    // They hold keys, and must not lie there to be read again.
+    let nothing = File::open("/dev/null").and_then(|null| Ok(dup2_stdin(null)?));
+    nothing.context("cannot let go of its orders")?;
     serde_json::from_str(&text).map_err(|_| Trouble("wire-hub is started by `wire hub NAME`, and has no orders".into()))
 }

@@ -92,7 +92,7 @@ impl<'d> Check<'d> {
             home: self.home(name),
             module: member.module.clone(),
             network_none: table.is_some_and(|table| table.network_none.is_some()),
-            owned: table.is_some_and(|table| table.owned.is_some()),
+            owned: self.is_owned(name),
             shares: shares.and_then(|shares| if shares.it == HOST { Some(Name::host()) } else { Name::new(shares.it) }),
             zones: table.and_then(|table| Some(table.zones.as_ref()?.it.clone())).unwrap_or_default(),
             egress: own.map(|table| table.egress.clone()).unwrap_or_default(),

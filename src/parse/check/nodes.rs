@@ -104,8 +104,14 @@ impl<'d> Check<'d> {
         }
     }
 
-    fn is_owned(&self, node: &Name) -> bool {
-        self.tables.get(node.as_str()).is_some_and(|table| table.owned.is_some())
+    /// By its own word; or as a hub that `wire` runs, unless somebody else's namespace is named.
+    pub(super) fn is_owned(&self, node: &Name) -> bool {
+        let table = self.tables.get(node.as_str());
+        let is_run = self.hubs.get(node.as_str()).is_some_and(|hub| hub.is_run());
+        let elsewhere = |table: &&draft::Node| {
+            table.netns.is_some() || table.container.is_some() || table.user.is_some() || table.shares.is_some()
+        };
+        table.is_some_and(|table| table.owned.is_some()) || is_run && table.filter(|t| elsewhere(&t)).is_none()
     }
 
     /// Where it lives if `wire` makes it no home.

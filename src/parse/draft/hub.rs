@@ -26,6 +26,13 @@ pub struct Hub<'t> {
     pub forwards: Vec<ForwardDraft>,
 }
 
+impl Hub<'_> {
+    /// Whether something runs in it that `wire` brings along.
+    pub fn is_run(&self) -> bool {
+        self.wireguard.is_some() || !self.sites.is_empty() || !self.redirects.is_empty()
+    }
+}
+
 /// A peer without what it is allowed, which are names still to be found.
 pub struct PeerDraft<'t> {
     pub peer: Peer,

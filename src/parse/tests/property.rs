@@ -355,6 +355,10 @@ impl Maker {
                 let to = Upstream { node: node.clone(), port: 1 + self.below(65535) as u16 };
                 hub.forwards.push(Forward { port, to, from: self.maybe(Maker::whom), place });
             }
+            // One that `wire` runs has a namespace of its own where none is named.
+            if let Some(node) = nodes.get_mut(name).filter(|node| hub.is_run() && node.shares.is_none()) {
+                (node.home, node.owned) = (Home::Netns(name.clone()), true);
+            }
             made.insert(name.clone(), hub);
         }
 

@@ -189,6 +189,22 @@ impl Rule {
         self.protocol(protocol).with([DPORT]).among(set, false)
     }
 
+    /// `tcp sport { 80, 443 } tcp flags rst tcp sequence 0`: what the kernel answers to whoever knocks where nobody listens, and
+    /// nothing else (RFC 9293, 3.5.2: what is sent to no connection and acknowledges nothing is reset with sequence number zero).
+    pub fn nobody_listens(self, ports: &[u16]) -> Rule {
+        const RST: u8 = 0x04;
+        let transport = |offset, length| Expression::Payload { base: Header::Transport, offset, length, to: REG };
+        let set = among(Type::Service, ports.iter().map(|port| Value::port(*port)));
+        let flag = Expression::Bitwise { from: REG, to: REG, mask: Value::byte(RST), xor: Value::byte(0) };
+        self.protocol(TCP)
+            .with([transport(0, 2)])
+            .among(set, false)
+            .with([transport(13, 1), flag])
+            .compare(Compare::Different, Value::byte(0))
+            .with([transport(4, 4)])
+            .compare(Compare::Equal, Value::new(&[0; 4]))
+    }
+
     /// `icmp type echo-request`, by its number. nft says of which family it is, too.
     pub fn icmp_type(self, protocol: u8, kind: u8) -> Rule {
         self.icmp(protocol).with([ICMP_TYPE]).compare(Compare::Equal, Value::byte(kind))

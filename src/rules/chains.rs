@@ -27,6 +27,9 @@ const WOULD_BE: u32 = 4096;
 /// `NFT_USERDATA_MAXLEN` is 256, and nft takes comments of up to 128 bytes with the closing NUL.
 const COMMENT_MAX: usize = 127;
 
+/// Where a proxy listens.
+const WEB: [u16; 2] = [80, 443];
+
 /// The name of the chain that denies what goes over a wire; in audit mode, that lets it pass and remembers it.
 fn end_of(wire: &Wire) -> String {
     let word = if wire.mode == Mode::Audit { "watched" } else { "denied" };
@@ -296,6 +299,12 @@ impl<'d, 'a> Draft<'d, 'a> {
             }
             let own = IpNetwork::from(pair.own);
             list.push(Rule::new().address(Side::Source, Compare::Different, &own).goto(&end));
+        }
+        // Where a proxy is started anew, whoever comes meanwhile is not turned away: he knocks again by himself.
+        let proxy = rules.topology.hubs.get(here).filter(|hub| hub.serves_web());
+        if let Some(hub) = proxy.filter(|_| wire.far(side).node.is_host()) {
+            let rule = Rule::new().nobody_listens(&WEB).drop();
+            list.push(rule.comment(format!("{}: who comes while it restarts knocks again", hub.name)));
         }
         list.push(answers());
         for opening in rules.out_of(wire, side) {

@@ -49,6 +49,9 @@ enum Loaded {
     AddressType,
     /// A number of one byte.
     Byte,
+    /// Of a TCP segment.
+    Flags,
+    Sequence,
 }
 
 impl Loaded {
@@ -85,6 +88,7 @@ impl Loaded {
                 names.get(usize::try_from(host(value)?).ok()?).map(|name| (*name).to_owned())
             }
             (Loaded::Byte, [byte]) => Some(byte.to_string()),
+            (Loaded::Sequence, [a, b, c, d]) => Some(u32::from_be_bytes([*a, *b, *c, *d]).to_string()),
             _ => say(self.key()?, value),
         }
     }
@@ -240,6 +244,8 @@ impl Reader<'_> {
                         let port = if offset == 0 { "sport" } else { "dport" };
                         return Some((format!("{header} {port}"), Loaded::Of(Type::Service)));
                     }
+                    (Some(TCP), _) if (offset, length) == (13, 1) => ("tcp flags", Loaded::Flags),
+                    (Some(TCP), _) if (offset, length) == (4, 4) => ("tcp sequence", Loaded::Sequence),
                     _ => return None,
                 }
             }
@@ -335,6 +341,10 @@ impl Reader<'_> {
 /// The type of a message of ICMP or ICMPv6.
 const ICMP_TYPE: E = E::Payload { base: Header::Transport, offset: 0, length: 1, to: REG };
 
+/// The flags of a TCP segment (RFC 9293, 3.1).
+const FLAGS: [(u8, &str); 6] =
+    [(0x01, "fin"), (0x02, "syn"), (0x04, "rst"), (0x08, "psh"), (0x10, "ack"), (0x20, "urg")];
+
 /// The source port and the destination port, which nft looks at in one where both must be the ones it is told.
 const BOTH_PORTS: E = E::Payload { base: Header::Transport, offset: 0, length: 4, to: REG };
 
@@ -351,6 +361,11 @@ fn with_ports(protocol: Option<u8>) -> Option<&'static str> {
 /// A value that is compared under a mask: bits of which one must be set, or a network.
 fn masked(loaded: Loaded, mask: &Value, how: Compare, value: &Value) -> Option<String> {
     match loaded {
+        // One flag that is set, whatever others are.
+        Loaded::Flags => {
+            let one = FLAGS.iter().find(|(flag, _)| mask.as_bytes() == [*flag])?;
+            (how == Compare::Different && value.as_bytes() == [0]).then(|| one.1.to_owned())
+        }
         Loaded::Of(Type::CtState) | Loaded::Status => {
             let names = if loaded == Loaded::Status { STATUS } else { STATE };
             let any = how == Compare::Different && host(value)? == 0;
@@ -401,7 +416,7 @@ fn plain(loaded: Loaded, how: Compare, value: &Value) -> Option<String> {
         }
         // Fewer bytes than a name has, and no NUL: all that begin so.
         Loaded::Of(Type::IfName) if bytes.len() < 16 => device(bytes, true)?,
-        Loaded::Of(Type::CtState) => return None,
+        Loaded::Of(Type::CtState) | Loaded::Flags => return None,
         _ => loaded.say(value)?,
     };
     Some(word.to_owned() + &said)

@@ -136,6 +136,7 @@ fn cases() -> Vec<(Rule, &'static str)> {
             more(new().protocol(UDP), [DPORT, compare(Compare::AtLeast, Value::port(1024))]).drop(),
             "udp dport >= 1024 drop",
         ),
+        (new().nobody_listens(&[80, 443]).drop(), "tcp sport { 80, 443 } tcp flags rst tcp sequence 0 drop"),
         (new().family(false).ports(TCP, (80, 80)).accept(), "meta nfproto ipv6 tcp dport 80 accept"),
         (new().icmp_type(ICMP, 8).accept(), "icmp type echo-request accept"),
         (new().icmp_type(ICMPV6, 200).accept(), "icmpv6 type 200 accept"),

@@ -86,7 +86,11 @@ pub enum Command {
     /// Keep what `up --confirm` has changed
     Confirm,
     /// Stay, and keep the kernel true to the file
-    Watch,
+    Watch {
+        /// Leave the hubs that wire runs to services of their own (`wire-hub@NAME`)
+        #[arg(long)]
+        no_hubs: bool,
+    },
     /// Serve a hub, its VPN and its reverse proxy, until told to end; for the init system to supervise
     Hub {
         #[arg(value_name = "NAME")]

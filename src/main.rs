@@ -76,7 +76,9 @@ fn power_of(command: &Command) -> Power {
         Command::Render { .. } | Command::Set { verb: SetVerb::List { .. } } => Power::Read,
         Command::Number => Power::Replace,
         Command::Plan(_) | Command::Up { .. } | Command::Down(_) | Command::Audit { .. } => Power::Wire,
-        Command::Log(_) | Command::Suggest | Command::Set { .. } | Command::Watch | Command::Hook { .. } => Power::Wire,
+        Command::Log(_) | Command::Suggest | Command::Set { .. } | Command::Watch { .. } | Command::Hook { .. } => {
+            Power::Wire
+        }
         Command::Prove(_) => Power::Prove,
         Command::Hub { .. } => Power::Hub,
         Command::Lab { .. } | Command::Service { .. } => Power::Everything,
@@ -111,8 +113,8 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Ok(topology) => topology,
         Err(faults) => return Ok(voice.faults(&path, &text, &faults) as u8),
     };
-    if let Command::Watch = &cli.command {
-        let source = watch::Source { file, trusted: cli.trust_owner.as_deref() };
+    if let Command::Watch { no_hubs } = cli.command {
+        let source = watch::Source { file, trusted: cli.trust_owner.as_deref(), hubs: !no_hubs };
         return Ok(watch::run(voice, &source, text, topology)? as u8);
     }
     let scope = |targets: &cli::Targets| Scope::of(&topology, &targets.targets);
@@ -136,7 +138,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         }
         Command::Hub { name } => hub::run(voice, &topology, name)?,
         Command::Lab { node, command } => return lab::run(voice, topology, node, command),
-        Command::Watch | Command::Number | Command::Confirm | Command::Hook { .. } | Command::Service { .. } => {
+        Command::Watch { .. } | Command::Number | Command::Confirm | Command::Hook { .. } | Command::Service { .. } => {
             Exit::Done
         }
         Command::Completions { .. } | Command::Man => Exit::Done,

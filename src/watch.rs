@@ -1,6 +1,7 @@
 //! `wire watch`: stays, and does by itself what `wire up` does when it is run, for no more than what was heard of. It has no
 //! engine of its own: a mend is an `up` with a narrow scope, under the same lock, so that both can be run beside each other.
 
+mod hubs;
 mod names;
 mod patience;
 mod told;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use self::hubs::Hubs;
 use self::names::Names;
 use self::patience::{Aim, Patience};
 use self::told::Teller;
@@ -22,6 +24,7 @@ use crate::error::{Error, Exit};
 use crate::file;
 use crate::foreign;
 use crate::hook;
+use crate::hub;
 use crate::kernel::Kernel;
 use crate::kernel::door::Door;
 use crate::kernel::ears::{Ears, Heard, Other, Part};
@@ -46,6 +49,8 @@ const RETRY_LONGEST: Duration = Duration::from_secs(60);
 pub struct Source<'a> {
     pub file: PathBuf,
     pub trusted: Option<&'a str>,
+    /// Whether it runs the hubs of the file, too.
+    pub hubs: bool,
 }
 
 struct Watch<'a> {
@@ -62,6 +67,8 @@ struct Watch<'a> {
     names: Names,
     /// None where it could not be opened.
     door: Option<Door>,
+    /// None where services of their own run them.
+    hubs: Option<Hubs>,
     patience: Patience,
     teller: Teller<'a>,
     supervisor: Supervisor,
@@ -103,6 +110,7 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
         ears,
         names,
         door,
+        hubs: source.hubs.then(|| Hubs::new(source)),
         patience: Patience::default(),
         teller,
         supervisor,
@@ -120,6 +128,7 @@ pub fn run(voice: &Voice, source: &Source, text: String, topology: Topology) -> 
     watch.teller.event("ready", &status, json!({ "wires": watch.topology.wires.len() }));
     let exit = watch.stay();
     watch.supervisor.stopping();
+    watch.hubs.take().into_iter().for_each(Hubs::end);
     watch.teller.event("end", "all wires stay as they are", json!({}));
     watch.run.set_ready(false)?;
     exit
@@ -137,6 +146,9 @@ impl Watch<'_> {
             door.welcome(hook::users(&self.topology));
         }
         self.names.follow(&self.topology, Instant::now());
+        if let Some(hubs) = &mut self.hubs {
+            hubs.follow(&self.topology, Instant::now());
+        }
         for heard in self.ears.follow(&self.topology)? {
             if let Heard::Deaf(node, error) = heard {
                 self.deaf(&node, error);
@@ -157,7 +169,8 @@ impl Watch<'_> {
             let let_go = self.held.as_ref().map(|(at, _)| *at);
             let due = self.patience.until(self.paused.is_some());
             let guests = self.door.as_ref().and_then(Door::due);
-            let times = [let_go, due, self.paused, self.names.until(), guests, self.supervisor.until()];
+            let hubs = self.hubs.as_ref().and_then(Hubs::until);
+            let times = [let_go, due, self.paused, self.names.until(), guests, hubs, self.supervisor.until()];
             let heard = self.ears.wait(&self.topology, times.into_iter().flatten().min())?;
             let now = Instant::now();
             if self.held.as_ref().is_some_and(|(at, _)| *at <= now)
@@ -181,7 +194,7 @@ impl Watch<'_> {
                     Heard::File(path) => self.read_again(&path),
                     Heard::Other(Other::Answers) => self.answered(),
                     // They are let in below, as their time comes.
-                    Heard::Other(Other::Guests) => {}
+                    Heard::Other(Other::Guests | Other::Hubs) => {}
                     Heard::Change(node, part) => self.patience.heard(aim(node, part), now),
                     Heard::Runs(node) => {
                         self.teller.event("runs", &format!("`{node}`"), json!({ "node": node }));
@@ -202,6 +215,9 @@ impl Watch<'_> {
             }
             self.serve();
             self.turn();
+            if let Some(hubs) = &mut self.hubs {
+                hubs.turn(&self.topology, &self.ears, &mut self.teller, now);
+            }
             if let Err(error) = self.forget() {
                 self.teller.cannot(&error);
             }
@@ -336,6 +352,8 @@ impl Watch<'_> {
         self.ears.looked(&seen);
         self.remembered = self.run.remembered()?;
         report.findings.extend(foreign::findings(&rules, scope, &seen));
+        hub::tell(&self.hushed, &self.topology, scope, &lock);
+        self.teller.warn(self.hushed.kept());
         self.hold(kernel);
         Ok(Some(report))
     }

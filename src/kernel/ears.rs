@@ -65,6 +65,8 @@ pub enum Other {
     Answers,
     /// Hooks of users.
     Guests,
+    /// Processes that serve hubs.
+    Hubs,
 }
 
 /// What an event of epoll's is about. The number of a node's ear goes with what of it.
@@ -92,6 +94,7 @@ impl From<Token> for u64 {
             Token::Mounts => 2,
             Token::Other(Other::Answers) => 3,
             Token::Other(Other::Guests) => 4,
+            Token::Other(Other::Hubs) => 5,
             Token::Ear(ear, what) => (ear + 1) << 3 | what as u64,
         }
     }
@@ -104,7 +107,8 @@ impl From<u64> for Token {
             (0, 1) => Token::Paths,
             (0, 2) => Token::Mounts,
             (0, 3) => Token::Other(Other::Answers),
-            (0, _) => Token::Other(Other::Guests),
+            (0, 4) => Token::Other(Other::Guests),
+            (0, _) => Token::Other(Other::Hubs),
             (ear, 0) => Token::Ear(ear - 1, What::Route),
             (ear, 1) => Token::Ear(ear - 1, What::Rules),
             (ear, _) => Token::Ear(ear - 1, What::Process),
@@ -384,10 +388,16 @@ mod tests {
     fn tokens_go_both_ways() {
         let ears = [0, 1, 7, u64::MAX >> 4].into_iter();
         let ears = ears.flat_map(|id| [What::Route, What::Rules, What::Process].map(|what| Token::Ear(id, what)));
-        for token in
-            [Token::Signals, Token::Paths, Token::Mounts, Token::Other(Other::Answers), Token::Other(Other::Guests)]
-                .into_iter()
-                .chain(ears)
+        for token in [
+            Token::Signals,
+            Token::Paths,
+            Token::Mounts,
+            Token::Other(Other::Answers),
+            Token::Other(Other::Guests),
+            Token::Other(Other::Hubs),
+        ]
+        .into_iter()
+        .chain(ears)
         {
             assert_eq!(Token::from(u64::from(token)), token);
         }

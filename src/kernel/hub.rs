@@ -2,22 +2,26 @@
 //! `/run/wire/hub`. What it is told is not known here.
 
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{self, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 
 use super::Kernel;
 use super::run::{DIRECTORY, RunDirectory};
@@ -34,6 +38,9 @@ const PROGRAM: &str = "wire-hub";
 /// A hub that takes over new orders has read files and asked nobody; longer than this it does not turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What systemd tells a process that it supervises (sd_notify(3), sd_watchdog_enabled(3)).
+const SUPERVISOR: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
 /// The place of the one process that serves a hub, held until that ends.
 pub struct Place {
     lock: Flock<OwnedFd>,
@@ -43,6 +50,8 @@ pub struct Place {
 impl Place {
     /// Takes it, if it is free.
     pub fn take(hub: &str) -> Result<Place, Error> {
+        // `wire watch` blocks the signals that it reads, and a child inherits that.
+        SigSet::all().thread_unblock().context("cannot hear signals")?;
         let store = RunDirectory::open()?.0.enter(HUBS)?;
         let lock = format!("{hub}.lock");
         let path = store.path_of(&lock);
@@ -66,6 +75,66 @@ impl Place {
 
 fn socket_of(hub: &str) -> String {
     format!("{DIRECTORY}/{HUBS}/{hub}.sock")
+}
+
+/// Whether somebody serves it.
+pub fn is_served(hub: &str) -> bool {
+    let store = RunDirectory::look().ok().flatten().and_then(|run| run.0.look_into(HUBS).ok().flatten());
+    let lock = store.and_then(|store| store.file(&format!("{hub}.lock"), OFlag::O_RDWR).ok().flatten());
+    lock.is_some_and(|lock| matches!(Flock::lock(lock, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK))))
+}
+
+/// A `wire hub` that this process has started.
+pub struct Child {
+    process: process::Child,
+    handle: OwnedFd,
+}
+
+impl Child {
+    /// Starts `wire ARGUMENTS hub NAME`, whose words go where this process's go.
+    pub fn start(arguments: &[OsString], hub: &str) -> Result<Child, Error> {
+        let tried = || format!("hub `{hub}` cannot be started");
+        let mut command = Command::new("/proc/self/exe");
+        command.args(arguments).args(["hub", hub]).stdin(Stdio::null()).stdout(Stdio::null());
+        // Whoever supervises wants to hear of one process, which is not this.
+        for name in SUPERVISOR {
+            command.env_remove(name);
+        }
+        let process = command.spawn().context(tried())?;
+        let handle = sys::pidfd_open(process.id()).context(tried())?;
+        Ok(Child { process, handle })
+    }
+
+    /// What has something to be read when it has ended.
+    pub fn end(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
+    /// How it ended, if it has.
+    pub fn has_ended(&mut self) -> Option<String> {
+        let status = self.process.try_wait().ok()??;
+        Some(match (status.code(), status.signal()) {
+            (Some(0), _) => "has ended".to_owned(),
+            (Some(code), _) => format!("has ended with exit code {code}"),
+            (None, signal) => format!("was killed by signal {}", signal.unwrap_or_default()),
+        })
+    }
+
+    /// In good order: what is under way is finished.
+    pub fn tell_to_end(&self) {
+        let _ = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
+    }
+
+    /// Waits for its end, and does not wait for ever.
+    pub fn wait(mut self, until: Instant) {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut watched = [PollFd::new(self.handle.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut watched, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        if !matches!(self.process.try_wait(), Ok(Some(_))) {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+    }
 }
 
 /// What became of a question.
@@ -115,7 +184,7 @@ pub fn run(topology: &Topology, hub: &Name, place: Place, orders: &Orders) -> Re
     let mut command = Command::new(&program);
     command.arg(hub.as_str()).env_clear().stdin(Stdio::from(file)).stdout(Stdio::null()).current_dir("/");
     // Whoever supervises hears when it is ready.
-    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+    for name in SUPERVISOR {
         command.envs(std::env::var_os(name).map(|value| (name, value)));
     }
     // Out of the way of the numbers that they get.
@@ -152,7 +221,7 @@ fn make_directories() -> Result<(), Error> {
 
 /// `wire-hub`, which lies where `wire` does.
 fn program() -> Result<PathBuf, Error> {
-    let own = fs::canonicalize("/proc/self/exe").context("cannot tell where wire lies")?;
+    let own = fs::read_link("/proc/self/exe").context("cannot tell where wire lies")?;
     let program = own.with_file_name(PROGRAM);
     match program.is_file() {
         true => Ok(program),

@@ -61,6 +61,11 @@ impl Shelf {
         self.read(name)?.ok_or_else(|| Trouble(format!("{} went away", self.path_of(name).display())))
     }
 
+    /// Removes a file, if it is there.
+    pub fn remove(&self, name: &str) {
+        let _ = fs::remove_file(self.path_of(name));
+    }
+
     fn place(
         &self,
         name: &str,

@@ -4,11 +4,17 @@
 
 mod certs;
 mod control;
+#[expect(dead_code, reason = "`wire` asks for more")]
+#[path = "../../sets/dns.rs"]
+mod dns;
 mod guard;
 mod hub;
 #[path = "../../hub/orders.rs"]
 mod orders;
 mod proxy;
+#[expect(dead_code, reason = "`wire` asks for more")]
+#[path = "../../sets/resolver.rs"]
+mod resolver;
 mod trouble;
 mod tunnel;
 mod voice;

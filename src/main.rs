@@ -13,6 +13,10 @@ mod error;
 mod file;
 mod foreign;
 mod hook;
+#[allow(dead_code, reason = "what else there is of hubs is yet to come")]
+mod hub {
+    pub mod orders;
+}
 mod kernel;
 mod lab;
 mod log;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::certs::Certs;
-use crate::orders::{Ask, Answer, Orders};
+use crate::guard;
+use crate::orders::{Answer, Ask, Orders};
 use crate::proxy::Proxy;
 use crate::trouble::Trouble;
 use crate::tunnel::Tunnel;
-use crate::guard;
 
 pub struct Hub {
     orders: Orders,

@@ -16,8 +16,8 @@ use crate::host::{Host, Running};
 
 /// The program that serves a hub.
 const HUB: &str = env!("CARGO_BIN_EXE_wire-hub");
-/// wireguard-go would rather that the kernel did it.
-const QUIET: &str = "WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD=1";
+/// It stays, and does not say that it would rather that the kernel did it.
+const QUIET: &str = "WG_PROCESS_FOREGROUND=1";
 /// How long anything may take. A client asks for a handshake again after 5 s, and takes 15 to find that nobody answers.
 const PATIENCE: Duration = Duration::from_secs(45);
 
@@ -191,7 +191,7 @@ impl Vpn {
     /// A client that sends everything by its tunnel.
     fn dial(&self, client: &str, keys: &Keys, address: &str) -> Running {
         let device = format!("wg-{client}");
-        let running = self.host.start(client, &["env", QUIET, "wireguard-go", "-f", &device]);
+        let running = self.host.start(client, &["env", QUIET, "wireguard-go", &device]);
         until("wireguard-go is there", || self.host.path(&format!("/run/wireguard/{device}.sock")).exists());
         let hub = &self.keys[0].public;
         let conf = format!(
@@ -201,10 +201,10 @@ impl Vpn {
         );
         self.host.write(&format!("/run/{device}.conf"), &conf);
         let script = format!(
-            "set -e; wg setconf {device} /run/{device}.conf; rm /run/{device}.conf\n\
+            "set -e; ip -n {client} route add 192.0.2.2 via $(ip -n {client} route show default | cut -d' ' -f3)\n\
+             wg setconf {device} /run/{device}.conf; rm /run/{device}.conf\n\
              ip -n {client} address add {address}/32 dev {device}; ip -n {client} link set {device} mtu 1420 up\n\
-             for net in 10.0.0.0/8 192.168.0.0/16 192.0.2.0/25; do ip -n {client} route add $net dev {device}; done\n\
-             ip -n {client} route add 192.0.2.2 via $(ip -n {client} route show default | cut -d' ' -f3)"
+             for net in 10.0.0.0/8 192.168.0.0/16 192.0.2.0/25; do ip -n {client} route add $net dev {device}; done"
         );
         self.host.sh(&script);
         running

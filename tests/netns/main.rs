@@ -34,6 +34,7 @@ mod sets;
 mod strangers;
 mod threats;
 mod truth;
+mod tunnel;
 mod up;
 mod watch;
 mod world;

@@ -1,5 +1,5 @@
-//! `wire service`: which files and which words of the init system make `wire up` run at boot and `wire watch` stay. The files
-//! themselves stand in `scripts/service`, for packages too; what is a package's or the user's own is left as it is.
+//! `wire service`: which files and which words of the init system make `wire up` run at boot, and `wire watch` and the hubs that
+//! wire runs stay. The files themselves stand in `scripts/service`, for packages too; what is a package's or the user's own is left as it is.
 
 use std::path::Path;
 
@@ -26,6 +26,10 @@ const UNITS: [&str; 2] =
     [include_str!("../scripts/service/wire.service"), include_str!("../scripts/service/wire-watch.service")];
 const SCRIPTS: [&str; 2] =
     [include_str!("../scripts/service/wire.initd"), include_str!("../scripts/service/wire-watch.initd")];
+/// The service of a hub is named after it.
+const HUB: &str = "wire-hub@";
+const HUB_UNIT: &str = include_str!("../scripts/service/wire-hub@.service");
+const HUB_SCRIPT: &str = include_str!("../scripts/service/wire-hub.initd");
 /// Where packages put units.
 const PACKAGES: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
@@ -42,6 +46,15 @@ struct Options {
     /// Another topology file than the usual.
     topology: Option<String>,
     trust_owner: Option<String>,
+    /// The hubs that are to run.
+    hubs: Vec<String>,
+}
+
+impl Options {
+    /// All services, in the order in which they are started.
+    fn services(&self) -> Vec<String> {
+        SERVICES.map(str::to_owned).into_iter().chain(self.hubs.iter().map(|hub| format!("{HUB}{hub}"))).collect()
+    }
 }
 
 /// A file that is to be there.
@@ -71,14 +84,17 @@ pub fn run(voice: &Voice, cli: &Cli, verb: &ServiceVerb) -> Result<u8, Error> {
     match verb {
         ServiceVerb::Install => {
             let topology = cli.topology();
-            let options = Options::of(cli)?;
+            let mut options = Options::of(cli)?;
             // What root would run at every boot has to be right now, if it is there.
             let is_there = topology.exists();
             if is_there {
                 let text = file::read(&topology, cli.trust_owner.as_deref())?;
-                if let Err(faults) = parse::topology(&text) {
-                    return Ok(voice.faults(&topology.display().to_string(), &text, &faults) as u8);
-                }
+                let parsed = match parse::topology(&text) {
+                    Ok(parsed) => parsed,
+                    Err(faults) => return Ok(voice.faults(&topology.display().to_string(), &text, &faults) as u8),
+                };
+                let run = parsed.hubs.values().filter(|hub| hub.is_run());
+                options.hubs = run.map(|hub| hub.name.to_string()).collect();
             }
             let program = program_text(&services::own_program()?)?;
             let done = install(voice, &machine, init, &program, &options, is_there, &mut ask)?;
@@ -154,6 +170,8 @@ impl Init {
     /// Where the file of a service is that is put there by hand.
     fn own_place(self, service: &str) -> String {
         match self {
+            // One file for all hubs.
+            Init::Systemd if service.starts_with(HUB) => format!("/etc/systemd/system/{HUB}.service"),
             Init::Systemd => format!("/etc/systemd/system/{service}.service"),
             Init::Openrc => format!("/etc/init.d/{service}"),
         }
@@ -162,15 +180,15 @@ impl Init {
     /// The file of a service, whoever has put it there.
     fn place(self, machine: &Machine, service: &str) -> Option<String> {
         let packaged = match self {
-            Init::Systemd => PACKAGES.map(|folder| format!("{folder}/{service}.service")).to_vec(),
+            Init::Systemd => PACKAGES.map(|folder| format!("{folder}/{}.service", file_of(service))).to_vec(),
             Init::Openrc => Vec::new(),
         };
         std::iter::once(self.own_place(service)).chain(packaged).find(|path| machine.has(path))
     }
 
-    /// The files of both services, started from this program.
-    fn units(self, program: &str) -> Vec<Wanted> {
-        let unit = |(service, text): (&str, &str)| match self {
+    /// The files of these services, started from this program.
+    fn units(self, program: &str, services: &[String]) -> Vec<(String, Wanted)> {
+        let unit = |service: &str, text: &str| match self {
             Init::Systemd => {
                 let text = text.replace(PACKAGED, program);
                 Wanted { path: self.own_place(service), text: format!("{MARK}{text}"), mode: 0o644 }
@@ -181,18 +199,35 @@ impl Init {
                 Wanted { path: self.own_place(service), text: format!("{first}\n{MARK}{rest}"), mode: 0o755 }
             }
         };
-        let texts = match self {
-            Init::Systemd => UNITS,
-            Init::Openrc => SCRIPTS,
+        let (texts, hub) = match self {
+            Init::Systemd => (UNITS, HUB_UNIT),
+            Init::Openrc => (SCRIPTS, HUB_SCRIPT),
         };
-        SERVICES.into_iter().zip(texts).map(unit).collect()
+        let text = |service: &str| {
+            SERVICES.iter().zip(texts).find(|(name, _)| **name == service).map_or(hub, |(_, text)| text)
+        };
+        let mut units: Vec<(String, Wanted)> =
+            services.iter().map(|service| (service.clone(), unit(service, text(service)))).collect();
+        units.dedup_by(|one, other| one.1.path == other.1.path);
+        units
+    }
+
+    /// The services of hubs that are there, whether the file still speaks of them or not.
+    fn hubs(self, machine: &Machine) -> Vec<String> {
+        let names = match self {
+            Init::Systemd => machine.names(WANTS),
+            Init::Openrc => machine.names("/etc/init.d"),
+        };
+        let service = |name: String| Some(name.strip_suffix(".service").unwrap_or(&name).to_owned());
+        names.into_iter().filter(|name| name.starts_with(HUB)).filter_map(service).collect()
     }
 
     /// Where what was given on the command line is kept.
     fn option_places(self) -> Vec<String> {
         match self {
             Init::Systemd => {
-                SERVICES.map(|service| format!("/etc/systemd/system/{service}.service.d/wire.conf")).into()
+                let files = SERVICES.into_iter().chain([HUB]);
+                files.map(|file| format!("/etc/systemd/system/{file}.service.d/wire.conf")).collect()
             }
             Init::Openrc => vec!["/etc/conf.d/wire".into()],
         }
@@ -200,7 +235,7 @@ impl Init {
 
     /// The files that carry what was given on the command line.
     fn options(self, options: &Options) -> Vec<Wanted> {
-        let Options { topology, trust_owner } = options;
+        let Options { topology, trust_owner, hubs } = options;
         if topology.is_none() && trust_owner.is_none() {
             return Vec::new();
         }
@@ -225,7 +260,8 @@ impl Init {
             }
         }
         let wanted = |path| Wanted { path, text: text.clone(), mode: 0o644 };
-        self.option_places().into_iter().map(wanted).collect()
+        let needed = |path: &String| !hubs.is_empty() || !path.contains(HUB);
+        self.option_places().into_iter().filter(needed).map(wanted).collect()
     }
 
     /// Where OpenRC is to start it: `wire` with the local file systems, which is where the network is started as well; Debian
@@ -272,6 +308,11 @@ impl Init {
     }
 }
 
+/// What the file of a service is called by systemd.
+fn file_of(service: &str) -> &str {
+    if service.starts_with(HUB) { HUB } else { service }
+}
+
 /// The runlevels of OpenRC that a service is in.
 fn levels(machine: &Machine, service: &str) -> Vec<String> {
     let mut levels = machine.names("/etc/runlevels");
@@ -309,7 +350,7 @@ impl Options {
                 "--trust-owner: `{user}` is no user name that an init system would keep"
             )));
         }
-        Ok(Options { topology, trust_owner })
+        Ok(Options { topology, trust_owner, hubs: Vec::new() })
     }
 }
 
@@ -363,6 +404,7 @@ fn install(
     ask: Run,
 ) -> Result<Done, Error> {
     let mut done = Done::new();
+    let services = options.services();
     let options = init.options(options);
     for wanted in &options {
         if machine.read(&wanted.path)?.is_some_and(|text| !is_own(&text)) {
@@ -373,13 +415,18 @@ fn install(
             .hint("set WIRE_TOPOLOGY and WIRE_OPTIONS in it yourself, or take it away"));
         }
     }
+    // A hub that the file has no more.
+    for gone in init.hubs(machine).into_iter().filter(|service| !services.contains(service)) {
+        forget(machine, init, &gone, &mut done, ask)?;
+    }
     let packaged = |service: &str| {
-        init == Init::Systemd && PACKAGES.iter().any(|folder| machine.has(&format!("{folder}/{service}.service")))
+        let file = file_of(service);
+        init == Init::Systemd && PACKAGES.iter().any(|folder| machine.has(&format!("{folder}/{file}.service")))
     };
     let (packaged, units): (Vec<_>, Vec<_>) =
-        init.units(program).into_iter().zip(SERVICES).partition(|(_, service)| packaged(service));
-    let mut kept: Vec<String> = packaged.into_iter().map(|(unit, _)| unit.path).collect();
-    let mut wanted: Vec<Wanted> = units.into_iter().map(|(unit, _)| unit).collect();
+        init.units(program, &services).into_iter().partition(|(service, _)| packaged(service));
+    let mut kept: Vec<String> = packaged.into_iter().map(|(_, unit)| unit.path).collect();
+    let mut wanted: Vec<Wanted> = units.into_iter().map(|(_, unit)| unit).collect();
     wanted.extend(options);
     for file in &wanted {
         match machine.read(&file.path)? {
@@ -392,8 +439,7 @@ fn install(
         }
     }
     // What an earlier `install` wrote and this one does not want: a package has brought units, or the options are gone.
-    let ours = SERVICES.map(|service| init.own_place(service)).into_iter().chain(init.option_places());
-    for path in ours.filter(|path| !wanted.iter().any(|file| file.path == *path)) {
+    for path in own_places(machine, init).into_iter().filter(|path| !wanted.iter().any(|file| file.path == *path)) {
         if machine.read(&path)?.is_some_and(|text| is_own(&text)) {
             machine.delete(&path)?;
             done.push(("delete", path));
@@ -402,35 +448,63 @@ fn install(
     if program != PACKAGED && !kept.is_empty() {
         voice.say(&format!("the services that are there run {PACKAGED}, or what they say, not {program}"));
     }
-    let changed = !done.is_empty();
+    // What goes with a hub that is no more changes nothing for the others.
+    let changed = done.iter().any(|(verb, path)| *verb == "write" || *verb == "delete" && !path.contains(HUB));
     if changed && init == Init::Systemd && init.runs(machine) {
         expect(&["systemctl", "daemon-reload"], ask)?;
     }
-    for service in SERVICES {
+    for service in &services {
         if !init.is_enabled(machine, service) {
             init.tell(machine, "enable", service, ask)?;
-            done.push(("enable", service.into()));
+            done.push(("enable", service.clone()));
         }
     }
     if !start || !init.runs(machine) {
         return Ok(done);
     }
-    for service in SERVICES {
+    for service in &services {
         let verb = match init.is_running(machine, service, ask)? {
             false => "start",
             // Other options, or another program: what runs has to know. `wire up` has nothing to forget, so it runs once more.
-            true if changed && service == "wire" => "reload",
+            true if changed && service == SERVICES[0] => "reload",
             true if changed => "restart",
             true => continue,
         };
         init.tell(machine, verb, service, ask)?;
-        done.push((verb, service.into()));
+        done.push((verb, service.clone()));
     }
     Ok(done)
 }
 
+/// Every file that an `install` may have written.
+fn own_places(machine: &Machine, init: Init) -> Vec<String> {
+    let hubs = init.hubs(machine);
+    let services = SERVICES.into_iter().chain([HUB]).chain(hubs.iter().map(String::as_str));
+    let mut places: Vec<String> = services.map(|service| init.own_place(service)).chain(init.option_places()).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    places.retain(|place| seen.insert(place.clone()));
+    places
+}
+
+/// Stops the service of a hub and starts it no more.
+fn forget(machine: &Machine, init: Init, service: &str, done: &mut Done, ask: Run) -> Result<(), Error> {
+    if init.is_running(machine, service, ask)? {
+        init.tell(machine, "stop", service, ask)?;
+        done.push(("stop", service.into()));
+    }
+    if init.is_enabled(machine, service) {
+        init.tell(machine, "disable", service, ask)?;
+        done.push(("disable", service.into()));
+    }
+    Ok(())
+}
+
 fn remove(machine: &Machine, init: Init, ask: Run) -> Result<Done, Error> {
     let mut done = Done::new();
+    let places = own_places(machine, init);
+    for service in init.hubs(machine) {
+        forget(machine, init, &service, &mut done, ask)?;
+    }
     if init.is_running(machine, "wire-watch", ask)? {
         init.tell(machine, "stop", "wire-watch", ask)?;
         done.push(("stop", "wire-watch".into()));
@@ -443,7 +517,7 @@ fn remove(machine: &Machine, init: Init, ask: Run) -> Result<Done, Error> {
     }
     let ran = init.is_running(machine, "wire", ask)?;
     let mut own = Vec::new();
-    for path in SERVICES.map(|service| init.own_place(service)).into_iter().chain(init.option_places()) {
+    for path in places {
         if machine.read(&path)?.is_some_and(|text| is_own(&text)) {
             own.push(path);
         }
@@ -470,7 +544,7 @@ fn remove(machine: &Machine, init: Init, ask: Run) -> Result<Done, Error> {
 /// How a service stands.
 #[derive(Debug, PartialEq)]
 struct Standing {
-    name: &'static str,
+    name: String,
     file: Option<String>,
     enabled: bool,
     running: bool,
@@ -485,11 +559,18 @@ struct Status {
 }
 
 fn status(machine: &Machine, init: Init, ask: Run) -> Result<Status, Error> {
-    let mut standing = |name| -> Result<Standing, Error> {
-        let running = init.is_running(machine, name, ask)?;
-        Ok(Standing { name, file: init.place(machine, name), enabled: init.is_enabled(machine, name), running })
+    let mut standing = |name: String| -> Result<Standing, Error> {
+        let running = init.is_running(machine, &name, ask)?;
+        let (file, enabled) = (init.place(machine, &name), init.is_enabled(machine, &name));
+        Ok(Standing { name, file, enabled, running })
     };
-    let services = SERVICES.into_iter().map(&mut standing).collect::<Result<Vec<Standing>, Error>>()?;
+    let hubs = init.hubs(machine);
+    let services = SERVICES
+        .map(str::to_owned)
+        .into_iter()
+        .chain(hubs)
+        .map(&mut standing)
+        .collect::<Result<Vec<Standing>, Error>>()?;
     let ready = machine.read(READY)?.as_deref().and_then(services::alive);
     Ok(Status { init, services, ready })
 }
@@ -510,17 +591,19 @@ impl Status {
 
     fn text(&self) -> String {
         let mut text = String::new();
+        let width = self.services.iter().map(|service| service.name.len()).max().unwrap_or_default();
         for service in &self.services {
             let file = service.file.as_deref().unwrap_or("not installed");
             let enabled = if service.enabled { "enabled" } else { "not enabled" };
-            let running = match (service.running, service.name, self.ready) {
+            let running = match (service.running, service.name.as_str(), self.ready) {
+                (true, name, _) if name.starts_with(HUB) => "running".into(),
                 (true, "wire-watch", Some(pid)) => format!("ready, process {pid}"),
                 (true, "wire-watch", None) => "running, not ready".into(),
                 (true, ..) => "done".into(),
                 (false, "wire-watch", Some(pid)) => format!("not running; `wire watch` runs otherwise, process {pid}"),
                 (false, ..) => "not running".into(),
             };
-            text += &format!("{:<10}  {enabled}  {running}  {file}\n", service.name);
+            text += &format!("{:<width$}  {enabled}  {running}  {file}\n", service.name);
         }
         text
     }

@@ -118,7 +118,7 @@ const SYSTEMD: &[&str] = &["/run/systemd/system/x"];
 const OPENRC: &[&str] = &["/run/openrc/softlevel"];
 
 fn options(topology: &str, user: &str) -> Options {
-    Options { topology: Some(topology.into()), trust_owner: Some(user.into()) }
+    Options { topology: Some(topology.into()), trust_owner: Some(user.into()), hubs: Vec::new() }
 }
 
 /// Both services are written, enabled and started, in that order; the second time there is nothing to do; and away with them
@@ -241,6 +241,34 @@ fn options_are_carried() {
     assert_eq!(house.files(), ["/etc/conf.d/wire"]);
 }
 
+/// Each hub that wire runs has a service, which goes with it: under systemd of one file, under OpenRC of a file each.
+#[test]
+fn hubs_have_services_of_their_own() {
+    let with = |hubs: &[&str]| Options { hubs: hubs.iter().map(|hub| (*hub).into()).collect(), ..Options::default() };
+    let mut house = House::new("hubs", SYSTEMD);
+    let done = house.install(Init::Systemd, PACKAGED, &with(&["a.b", "vpn-edge"])).unwrap();
+    assert!(done.contains(&"write /etc/systemd/system/wire-hub@.service".into()), "{done:?}");
+    assert_eq!(done[done.len() - 2..], ["start wire-hub@a.b", "start wire-hub@vpn-edge"]);
+    let done = house.install(Init::Systemd, PACKAGED, &with(&["vpn-edge"])).unwrap();
+    assert_eq!(done, ["stop wire-hub@a.b", "disable wire-hub@a.b"]);
+    let status = house.with(|machine, ask| status(machine, Init::Systemd, ask)).unwrap();
+    assert_eq!(
+        status.services.iter().map(|service| service.name.as_str()).collect::<Vec<_>>()[2..],
+        ["wire-hub@vpn-edge"]
+    );
+    house.remove(Init::Systemd);
+    assert_eq!(house.files(), [""; 0]);
+    assert!(house.told.contains(&"systemctl disable wire-hub@vpn-edge.service".into()), "{:?}", house.told);
+
+    let mut house = House::new("hubs-openrc", OPENRC);
+    house.install(Init::Openrc, PACKAGED, &with(&["a.b", "vpn-edge"])).unwrap();
+    assert!(house.text("/etc/init.d/wire-hub@vpn-edge").contains("hub $hub"));
+    let done = house.install(Init::Openrc, PACKAGED, &with(&["vpn-edge"])).unwrap();
+    assert_eq!(done[..3], ["stop wire-hub@a.b", "disable wire-hub@a.b", "delete /etc/init.d/wire-hub@a.b"]);
+    house.remove(Init::Openrc);
+    assert_eq!(house.files(), [""; 0]);
+}
+
 /// What the user wrote himself stays, and the rest is done.
 #[test]
 fn a_users_own_unit_stays() {
@@ -307,14 +335,18 @@ fn a_program_of_others_is_refused() {
 #[test]
 fn the_files_are_sound() {
     let house = House::new("sound", &[]);
-    for unit in Init::Systemd.units("/bin/sh").iter().chain(&Init::Openrc.units("/bin/sh")) {
+    let services = Options { hubs: vec!["vpn-edge".into()], ..Options::default() }.services();
+    for (_, unit) in Init::Systemd.units("/bin/sh", &services).iter().chain(&Init::Openrc.units("/bin/sh", &services)) {
         house.put(&unit.path, &unit.text);
     }
-    for script in ["etc/init.d/wire", "etc/init.d/wire-watch"] {
+    for script in ["etc/init.d/wire", "etc/init.d/wire-watch", "etc/init.d/wire-hub@vpn-edge"] {
         let output = Command::new("sh").arg("-n").arg(house.root.join(script)).output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
-    let units = SERVICES.map(|service| house.root.join(format!("etc/systemd/system/{service}.service")));
+    let units = SERVICES
+        .into_iter()
+        .chain(["wire-hub@vpn-edge"])
+        .map(|service| house.root.join(format!("etc/systemd/system/{service}.service")));
     match Command::new("systemd-analyze").args(["verify", "--man=no"]).args(units).output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         output => {

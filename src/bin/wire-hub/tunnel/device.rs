@@ -72,9 +72,9 @@ impl Device {
         };
         let key = bytes(&orders.private_key.0).ok_or_else(|| Trouble(format!("{}: its key is none", failed())))?;
         device.set(&format!("private_key={}\n", hex(&key)))?;
-        device.set(&format!("listen_port={}\n", orders.listen)).map_err(|_| {
-            Trouble(format!("{}: another program has udp/{}", failed(), orders.listen))
-        })?;
+        device
+            .set(&format!("listen_port={}\n", orders.listen))
+            .map_err(|_| Trouble(format!("{}: another program has udp/{}", failed(), orders.listen)))?;
         device.change(&orders.peers)?;
         Ok(device)
     }

@@ -83,7 +83,12 @@ impl Https {
         }
     }
 
-    async fn fetch(&self, request: Request<BodyWrapper<Bytes>>, uri: &Uri, host: &str) -> Result<BytesResponse, Trouble> {
+    async fn fetch(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+        uri: &Uri,
+        host: &str,
+    ) -> Result<BytesResponse, Trouble> {
         if uri.scheme() != Some(&Scheme::HTTPS) {
             return Err(Trouble(format!("{uri} is not HTTPS")));
         }
@@ -96,7 +101,8 @@ impl Https {
         let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = shaken.context(format!("{host} does not speak HTTP"))?;
         let answered = async {
-            let answer = sender.send_request(relative(request, uri)?).await.context(format!("{host} does not answer"))?;
+            let answer =
+                sender.send_request(relative(request, uri)?).await.context(format!("{host} does not answer"))?;
             self.note(&answer);
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, LARGEST).collect().await;
@@ -117,7 +123,9 @@ impl Https {
         for address in names::addresses(host, &self.nameservers).await? {
             match timeout(CONNECT, TcpStream::connect((address, port))).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = Err::<(), _>(error).context(format!("cannot reach {host} at {address}")).unwrap_err(),
+                Ok(Err(error)) => {
+                    last = Err::<(), _>(error).context(format!("cannot reach {host} at {address}")).unwrap_err()
+                }
                 Err(_) => last = Trouble(format!("cannot reach {host} at {address}: no answer")),
             }
         }

@@ -105,7 +105,8 @@ impl Directory {
         let url = acme.directory.clone();
         let host = url.parse::<hyper::Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
         // It is the name of a directory too.
-        let name = host.filter(|host| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte)));
+        let name =
+            host.filter(|host| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte)));
         let name = name.filter(|name| !name.starts_with('.'));
         let name = name.ok_or_else(|| Trouble(format!("the directory {url} is no URL of a host")))?;
         let shelf = Shelf::open(state.join(&name))?;
@@ -144,7 +145,9 @@ impl Directory {
                     forgotten = true;
                     self.forget().await;
                 }
-                Err(End::UnknownAccount) => return Err(failure("it does not know the account it has just made".into())),
+                Err(End::UnknownAccount) => {
+                    return Err(failure("it does not know the account it has just made".into()));
+                }
                 Err(End::Failed(why)) => return Err(failure(why)),
                 Err(End::Unseen(why)) => {
                     unseen.push(format!("{why} ({})", look.name()));
@@ -289,10 +292,7 @@ fn file(host: &str) -> String {
 }
 
 /// The certificate that tls-alpn-01 wants to see (RFC 8737).
-fn look_here(
-    host: &str,
-    answer: &KeyAuthorization,
-) -> Result<Arc<tokio_rustls::rustls::sign::CertifiedKey>, Trouble> {
+fn look_here(host: &str, answer: &KeyAuthorization) -> Result<Arc<tokio_rustls::rustls::sign::CertifiedKey>, Trouble> {
     let tried = "cannot answer tls-alpn-01";
     let key = KeyPair::generate().context(tried)?;
     let mut wanted = CertificateParams::new([host.to_owned()]).context(tried)?;

@@ -46,7 +46,9 @@ async fn one(host: &str, kind: Kind, servers: &[IpAddr]) -> Result<BTreeSet<IpAd
     for server in servers.iter().cycle().take(servers.len() * ROUNDS) {
         match timeout(TRY, ask(host, kind, *server)).await {
             Ok(Ok(Answer::Addresses(addresses))) => return Ok(addresses),
-            Ok(Ok(Answer::Nobody)) => return Err(Trouble(format!("there is no {host}, says the name server {server}"))),
+            Ok(Ok(Answer::Nobody)) => {
+                return Err(Trouble(format!("there is no {host}, says the name server {server}")));
+            }
             Ok(Ok(Answer::Refused(code))) => last = Some(format!("it refuses with code {code}")),
             Ok(Ok(Answer::Cut)) => last = Some("it cuts its answer short".to_owned()),
             Ok(Err(trouble)) => last = Some(trouble.to_string()),

@@ -406,10 +406,32 @@ pub fn audit_table(audit: &Audit, paint: Paint) -> String {
     text + &deviations(audit, paint)
 }
 
-/// What is reachable from outside, one a line with its place in the file, and the deviations below it.
+/// What is reachable from outside, one a line: the port, the name, where it ends, and the sentence that says all of it with its
+/// place in the file. The deviations stand below it.
 pub fn published(audit: &Audit, path: &str, paint: Paint) -> String {
+    let all = || audit.published.iter().flatten();
+    let row = |published: &Published| {
+        let Published { flow, name, ends_at, .. } = published;
+        let text = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
+        [text(flow, "everything"), text(name, "-"), ends_at.clone()]
+    };
+    let head = ["PUBLISHED", "NAME", "ENDS AT"].map(str::to_owned);
+    let rows: Vec<[String; 3]> = std::iter::once(head).chain(all().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths = [width(0), width(1), width(2)];
     let mut text = String::new();
-    for Published { line, reason, .. } in audit.published.iter().flatten() {
+    for (i, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let line = cells.join("  ");
+        let line = if i == 0 { paint.faint(line.trim_end()) } else { line.trim_end().to_owned() };
+        let _ = writeln!(text, "{line}");
+    }
+    if rows.len() > 1 {
+        text.push('\n');
+    } else {
+        text.clear();
+    }
+    for Published { line, reason, .. } in all() {
         let place = line.map_or(path.to_owned(), |line| format!("{path}:{line}"));
         let _ = writeln!(text, "{} {reason}", paint.faint(&format!("{place}:")));
     }

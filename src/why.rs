@@ -9,7 +9,7 @@ mod question;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::topology::{HOST, Name, Protocol, Service, Topology};
+use crate::topology::{HOST, Name, Place, Protocol, Service, Topology};
 
 use self::denied::{denied, handed_on};
 use self::grant::{Grant, Party, is_idle, without_ipv6};
@@ -59,12 +59,17 @@ pub fn sentences(topology: &Topology) -> Vec<(usize, String)> {
 
 /// What is reachable from outside, and where it ends.
 #[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Published {
     /// As dialled; none where everything is.
     pub flow: Option<String>,
     pub node: String,
     /// As it arrives there.
     pub arrives: Option<String>,
+    /// The name that it is asked for by, with the path below which: of a site or a redirect.
+    pub name: Option<String>,
+    /// Who answers in the end: a node and its port, or where a redirect leads.
+    pub ends_at: String,
     pub wire: Option<Name>,
     pub line: Option<usize>,
     /// One sentence with every condition.
@@ -80,11 +85,27 @@ pub fn published(topology: &Topology) -> Vec<Published> {
             let flow = grant.service.as_ref().map(Service::to_string);
             let arrives = grant.arrives.as_ref().map(Service::to_string).or_else(|| flow.clone());
             let (wire, line) = (grant.wire.cloned(), grant.line);
-            Some(Published { flow, node: node.to_owned(), arrives, wire, line, reason: grant.sentence })
+            let (name, ends_at) = ending(topology, node, line, arrives.as_deref());
+            Some(Published { flow, node: node.to_owned(), arrives, name, ends_at, wire, line, reason: grant.sentence })
         })
         .collect();
     published.sort_by_key(|published| published.line);
     published
+}
+
+/// By which name something is asked for, and who answers in the end: behind a proxy it is not the node that the packets go to.
+fn ending(topology: &Topology, node: &str, line: Option<usize>, arrives: Option<&str>) -> (Option<String>, String) {
+    let hub = topology.hubs.get(node);
+    let is_here = |place: Place| Some(place.line) == line;
+    if let Some(site) = hub.and_then(|hub| hub.sites.iter().find(|site| is_here(site.place))) {
+        let name = format!("{}{}", site.host, site.path.as_deref().unwrap_or_default());
+        return (Some(name), format!("{}:{}", site.to.node, site.to.port));
+    }
+    if let Some(redirect) = hub.and_then(|hub| hub.redirects.iter().find(|redirect| is_here(redirect.place))) {
+        return (Some(redirect.host.clone()), redirect.to.clone());
+    }
+    let port = arrives.and_then(|arrives| Some(arrives.split_once('/')?.1));
+    (None, port.map_or(node.to_owned(), |port| format!("{node}:{port}")))
 }
 
 /// Answers from the file whether `from` may open `service` (any flow at all where there is none) to `to`. Of a published port

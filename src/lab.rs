@@ -29,7 +29,9 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
         None => {
             let known = topology.nodes.keys().map(Name::as_str).chain([HOST, OUTSIDE]);
             let hint = match nearest(node, known) {
-                Some(OUTSIDE) if topology.host.uplinks.is_empty() => "there is an outside where [host] has `uplinks`".to_owned(),
+                Some(OUTSIDE) if topology.host.uplinks.is_empty() => {
+                    "there is an outside where [host] has `uplinks`".to_owned()
+                }
                 Some(near) => format!("did you mean `{near}`?"),
                 None => "a node is one of [module], or `host`, or `outside`".to_owned(),
             };

@@ -187,6 +187,6 @@ pub struct Acme {
     pub contact: Option<String>,
     /// A URL.
     pub directory: String,
-    /// Who signed the directory's own certificate, in PEM; `None` for the usual roots.
+    /// Path of a PEM file of who signed the directory's own certificate; `None` for the usual roots.
     pub ca: Option<String>,
 }

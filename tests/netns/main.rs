@@ -4,6 +4,7 @@
 
 mod boundary;
 mod cases;
+mod certs;
 mod churn;
 mod cli;
 mod coexist;

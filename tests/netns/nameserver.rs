@@ -109,6 +109,8 @@ fn answer(zone: &str, question: &[u8]) -> Vec<u8> {
         0
     };
     (answer[2], answer[3]) = (0x81, 0x80 | code);
+    // Whatever stood behind the question is not there any more.
+    answer[6..12].fill(0);
     let mut owners = vec![name];
     let mut count = 0;
     while let Some(owner) = owners.pop().filter(|_| code == 0) {

@@ -60,7 +60,8 @@ pub fn confine(orders: &Orders) -> Result<Guard, Trouble> {
     Ok(guard)
 }
 
-/// The directories of certificates and keys: a file that is replaced is another, its directory stays.
+/// The directories of certificates and keys: a file that is replaced is another, its directory stays. Where the file is a link, as
+/// those of `certbot` are, that which it leads to counts as well.
 fn directories(orders: &Orders) -> BTreeSet<PathBuf> {
     let proxy = orders.proxy.iter();
     let tls = proxy.clone().flat_map(|proxy| {
@@ -68,7 +69,11 @@ fn directories(orders: &Orders) -> BTreeSet<PathBuf> {
     });
     let files = tls.filter_map(|tls| if let Tls::Files { cert, key } = tls { Some([cert, key]) } else { None });
     let files = files.flatten().chain(proxy.filter_map(|proxy| proxy.acme.ca.as_ref()));
-    files.filter_map(|file| Path::new(file).parent()).map(Path::to_owned).collect()
+    let directories = |file: &String| {
+        let file = Path::new(file);
+        [Some(file.to_owned()), file.canonicalize().ok()].into_iter().flatten()
+    };
+    files.flat_map(directories).filter_map(|file| file.parent().map(Path::to_owned)).collect()
 }
 
 fn files(guard: &Guard) -> Result<RulesetStatus, RulesetError> {

@@ -35,8 +35,9 @@ impl Shown {
         read(&self.hosts).contains_key(host)
     }
 
-    /// What http-01 is to be told.
+    /// What http-01 is to be told. A port may stand behind the host, as clients send it.
     pub fn told(&self, host: &str, token: &str) -> Option<String> {
+        let host = host.split(':').next().unwrap_or_default();
         let tokens = read(&self.tokens);
         tokens.get(token).filter(|(of, _)| of.eq_ignore_ascii_case(host)).map(|(_, answer)| answer.clone())
     }

@@ -184,6 +184,7 @@ async fn a_challenge_is_for_acme_alone() {
     assert!(of(&[b"acme-tls/1"]).is_err());
     let told = certs.shown.tell("blog.example.org", "token", "token.thumb");
     assert_eq!(certs.challenge("blog.example.org", "token").as_deref(), Some("token.thumb"));
+    assert_eq!(certs.challenge("Blog.Example.org:80", "token").as_deref(), Some("token.thumb"));
     assert_eq!(certs.challenge("shop.example.org", "token"), None);
     assert_eq!(certs.challenge("blog.example.org", "other"), None);
     drop(told);

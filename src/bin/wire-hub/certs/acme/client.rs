@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
@@ -26,6 +27,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::super::pair::Moment;
+use super::super::shelf;
 use super::names;
 use crate::trouble::{Context, Trouble};
 
@@ -39,23 +41,23 @@ const LARGEST: usize = 1 << 20;
 pub struct Https {
     tls: Arc<ClientConfig>,
     nameservers: Vec<IpAddr>,
-    /// When it may be asked again, after it has said that this was too much.
     later: Arc<Mutex<Option<Moment>>>,
 }
 
 impl Https {
-    /// `ca`: PEM of who signed the directory's certificate; else whoever browsers trust.
-    pub fn new(ca: Option<&str>, nameservers: &[IpAddr]) -> Result<Https, Trouble> {
+    /// `ca`: a PEM file of who signed the directory's certificate; else whoever browsers trust.
+    pub fn new(ca: Option<&Path>, nameservers: &[IpAddr]) -> Result<Https, Trouble> {
         let mut roots = RootCertStore::empty();
         match ca {
             None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            Some(pem) => {
-                for one in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                    let one = one.map_err(|_| Trouble("its `ca` is no whole PEM".into()))?;
-                    roots.add(one).map_err(|_| Trouble("its `ca` holds a certificate that cannot be read".into()))?;
+            Some(path) => {
+                let bad = |why| Trouble(format!("who may sign for it cannot be told: {} {why}", path.display()));
+                for one in CertificateDer::pem_slice_iter(&shelf::read(path)?) {
+                    let one = one.map_err(|_| bad("is no whole PEM"))?;
+                    roots.add(one).map_err(|_| bad("holds a certificate that cannot be read"))?;
                 }
                 if roots.is_empty() {
-                    return Err(Trouble("its `ca` holds no certificate".into()));
+                    return Err(bad("holds no certificate"));
                 }
             }
         }
@@ -65,11 +67,7 @@ impl Https {
         Ok(Https { tls, nameservers: nameservers.to_owned(), later: Arc::default() })
     }
 
-    /// The same, that has not been told to wait.
-    pub fn fresh(&self) -> Https {
-        Https { later: Arc::default(), ..self.clone() }
-    }
-
+    /// When it may be asked again, after it has said that this was too much.
     pub fn later(&self) -> Option<Moment> {
         *self.later.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,13 +194,15 @@ mod tests {
 
     #[test]
     fn what_is_trusted_must_be_there() {
-        for (ca, wanted) in [
-            (Some(""), Some("its `ca` holds no certificate")),
-            (Some("-----BEGIN CERTIFICATE-----\n"), Some("its `ca` is no whole PEM")),
-            (None, None),
-        ] {
-            let told = Https::new(ca, &[]).err().map(|trouble| trouble.0);
-            assert_eq!(told.as_deref(), wanted);
+        let path = std::env::temp_dir().join(format!("wire-trusted-{}.pem", std::process::id()));
+        let told = |ca| Https::new(ca, &[]).err().map(|trouble| trouble.0);
+        assert_eq!(told(Some(&path)).unwrap(), format!("cannot read {}: No such file or directory", path.display()));
+        for (text, wanted) in [("", "holds no certificate"), ("-----BEGIN CERTIFICATE-----\n", "is no whole PEM")] {
+            std::fs::write(&path, text).unwrap();
+            let wanted = format!("who may sign for it cannot be told: {} {wanted}", path.display());
+            assert_eq!(told(Some(&path)).unwrap(), wanted);
         }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(told(None), None);
     }
 }

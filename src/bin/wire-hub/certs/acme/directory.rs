@@ -1,7 +1,8 @@
 //! One ACME directory: the account there, an order for a host's certificate, and what came of it on the disk. The account's key
 //! and the certificates are in a directory that has the name of the directory's host.
 
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ use instant_acme::{
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore};
+use tokio_rustls::rustls::crypto::ring::sign::any_supported_type;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::CertifiedKey;
 
 use super::super::pair::{Moment, Pair};
 use super::super::shelf::{For, Shelf};
@@ -43,9 +46,11 @@ pub struct Directory {
     /// Its host.
     pub name: String,
     url: String,
+    /// Who signed its certificate.
+    ca: Option<PathBuf>,
     contact: Option<String>,
+    nameservers: Vec<IpAddr>,
     shelf: Shelf,
-    client: Https,
     shown: Arc<Shown>,
     /// Held while an account is looked for or made.
     account: Mutex<()>,
@@ -98,10 +103,9 @@ impl Directory {
     pub fn open(
         state: &Path,
         acme: &orders::Acme,
-        nameservers: &[std::net::IpAddr],
+        nameservers: &[IpAddr],
         shown: Arc<Shown>,
     ) -> Result<Directory, Trouble> {
-        let client = Https::new(acme.ca.as_deref(), nameservers)?;
         let url = acme.directory.clone();
         let host = url.parse::<hyper::Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
         // It is the name of a directory too.
@@ -111,7 +115,8 @@ impl Directory {
         let name = name.ok_or_else(|| Trouble(format!("the directory {url} is no URL of a host")))?;
         let shelf = Shelf::open(state.join(&name))?;
         let (contact, account, permits) = (acme.contact.clone(), Mutex::new(()), Semaphore::new(AT_ONCE));
-        Ok(Directory { name, url, contact, shelf, client, shown, account, permits })
+        let (ca, nameservers) = (acme.ca.as_ref().map(PathBuf::from), nameservers.to_owned());
+        Ok(Directory { name, url, ca, contact, nameservers, shelf, shown, account, permits })
     }
 
     /// The certificate of a host that is on the disk.
@@ -133,7 +138,8 @@ impl Directory {
 
     /// Gets a new one. Where ACME does not see the host in one way, it is to look in the other.
     pub async fn get(&self, host: &str, look: &mut Look) -> Result<Pair, Failure> {
-        let client = self.client.fresh();
+        let client = Https::new(self.ca.as_deref(), &self.nameservers);
+        let client = client.map_err(|trouble| Failure { why: format!("{}: {trouble}", self.name), later: None })?;
         let failure = |why: String| Failure { why: format!("{}: {why}", self.name), later: client.later() };
         let Ok(_permit) = self.permits.acquire().await else { return Err(failure("it is closed".into())) };
         let mut unseen = Vec::new();
@@ -291,15 +297,16 @@ fn file(host: &str) -> String {
     format!("{host}.pem")
 }
 
-/// The certificate that tls-alpn-01 wants to see (RFC 8737).
-fn look_here(host: &str, answer: &KeyAuthorization) -> Result<Arc<tokio_rustls::rustls::sign::CertifiedKey>, Trouble> {
+/// The certificate that tls-alpn-01 wants to see (RFC 8737). It cannot be checked as others are: what it proves is in an extension
+/// that no client but ACME may overlook.
+fn look_here(host: &str, answer: &KeyAuthorization) -> Result<Arc<CertifiedKey>, Trouble> {
     let tried = "cannot answer tls-alpn-01";
     let key = KeyPair::generate().context(tried)?;
     let mut wanted = CertificateParams::new([host.to_owned()]).context(tried)?;
     wanted.custom_extensions = vec![CustomExtension::new_acme_identifier(answer.digest().as_ref())];
     let own = CertificateDer::from(wanted.self_signed(&key).context(tried)?);
-    let pair = Pair::of_der(vec![own], PrivateKeyDer::Pkcs8(key.serialize_der().into()));
-    pair.map(|pair| pair.key).map_err(|why| Trouble(format!("{tried}: {why}")))
+    let key = any_supported_type(&PrivateKeyDer::Pkcs8(key.serialize_der().into())).context(tried)?;
+    Ok(Arc::new(CertifiedKey::new(vec![own], key)))
 }
 
 /// What ACME has seen that it did not like.

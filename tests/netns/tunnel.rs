@@ -148,8 +148,9 @@ impl Vpn {
         self.host.write("/run/orders.json", &self.orders.to_string());
         let script = format!("exec 3<&0 </run/orders.json; rm /run/orders.json; exec {HUB} 2>/run/vpn.log");
         let powerless = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--no-new-privs"];
-        let mut command =
-            self.host.command("vpn", &[&["setpriv", "--pdeathsig", "KILL"], &powerless[..], &["sh", "-c", &script]].concat());
+        let mut command = self
+            .host
+            .command("vpn", &[&["setpriv", "--pdeathsig", "KILL"], &powerless[..], &["sh", "-c", &script]].concat());
         let hub = command.stdin(Stdio::from(OwnedFd::from(socket))).stdout(Stdio::null()).spawn().expect("it starts");
         self.hub = Some(Running(hub));
         assert!(self.ask(&json!("likeness"))["likeness"].is_u64(), "{}", self.said());
@@ -429,7 +430,8 @@ fn keys_are_nowhere_to_be_read() {
     let refused = vpn.ask(&json!({ "serve": vpn.orders }));
     assert!(refused["failed"].as_str().is_some_and(|said| said.contains("`none` is no public key")), "{refused}");
     let pid = vpn.hub.as_ref().expect("it runs").0.id();
-    let read = |file: &str| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{file}")).expect(file)).into_owned();
+    let read =
+        |file: &str| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{file}")).expect(file)).into_owned();
     let answers = ["peers", "likeness"].map(|ask| vpn.ask(&json!(ask)).to_string());
     let told = [read("cmdline"), read("environ"), vpn.said(), refused.to_string(), answers.concat()].concat();
     for secret in [&vpn.keys[0].private, &preshared] {

@@ -131,6 +131,11 @@ pub enum Command {
         #[command(subcommand)]
         verb: SetVerb,
     },
+    /// VPN peers
+    Peer {
+        #[command(subcommand)]
+        verb: PeerVerb,
+    },
     /// Have the init system run `up` at boot and keep `watch` running
     Service {
         #[command(subcommand)]
@@ -163,6 +168,39 @@ pub enum Render {
         #[arg(value_name = "NODE")]
         node: Option<String>,
     },
+    /// Lines of /etc/hosts for a node: those it has a wire to, and the sites of a hub that it may ask
+    Hosts {
+        #[arg(value_name = "NODE")]
+        node: String,
+    },
+    /// What a VPN peer's own device is to be told; its private key is for the device to fill in
+    Wireguard {
+        #[arg(value_name = "PEER")]
+        peer: String,
+        /// Print a code to scan instead
+        #[arg(long)]
+        qr: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PeerVerb {
+    /// Make keys, take the next free address, write the file, and print what the peer's own device is to be told
+    Add {
+        #[arg(value_name = "NAME")]
+        peer: String,
+        /// The hub it dials; needed where several have a tunnel
+        #[arg(long, value_name = "HUB")]
+        hub: Option<String>,
+        /// A module, node or wire that it may reach, or `*` for everything; may be said again
+        #[arg(long, value_name = "X")]
+        allow: Vec<String>,
+        /// Print a code to scan instead
+        #[arg(long)]
+        qr: bool,
+    },
+    /// List the peers of the file, each with its address, its hub and what it may reach
+    List,
 }
 
 #[derive(Debug, Subcommand)]

@@ -24,6 +24,7 @@ mod naive;
 mod near;
 mod nft;
 mod parse;
+mod peer;
 mod plan;
 mod prove;
 mod render;
@@ -46,7 +47,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use cli::{Cli, Command, SetVerb};
+use cli::{Cli, Command, PeerVerb, SetVerb};
 use error::{Error, Exit, Fault};
 use kernel::power::{self, Power};
 use kernel::run::Lock;
@@ -74,7 +75,8 @@ fn power_of(command: &Command) -> Power {
             Power::Nothing
         }
         Command::Render { .. } | Command::Set { verb: SetVerb::List { .. } } => Power::Read,
-        Command::Number => Power::Replace,
+        Command::Peer { verb: PeerVerb::List } => Power::Nothing,
+        Command::Number | Command::Peer { .. } => Power::Replace,
         Command::Plan(_) | Command::Up { .. } | Command::Down(_) | Command::Audit { .. } => Power::Wire,
         Command::Log(_) | Command::Suggest | Command::Set { .. } | Command::Watch { .. } | Command::Hook { .. } => {
             Power::Wire
@@ -132,6 +134,12 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Why { from, to } => why(voice, &path, &topology, from, to)?,
         Command::Log(targets) => log::run(voice, &path, &topology, &scope(targets)?)?,
         Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
+        Command::Render { what: cli::Render::Hosts { node } } => render_hosts(voice, &topology, node)?,
+        Command::Render { what: cli::Render::Wireguard { peer, qr } } => peer::render(voice, &topology, peer, *qr)?,
+        Command::Peer { verb } => {
+            let source = peer::Source { file: &file, trusted: cli.trust_owner.as_deref() };
+            peer::run(voice, &source, &topology, verb)?
+        }
         Command::Set { verb } => {
             let push = |changed: &Sets, lock: &Lock| apply::elements(voice, &topology, changed, lock);
             sets::run(voice, &path, &topology, verb, push)?
@@ -229,6 +237,22 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
     }
     if tables.is_empty() {
         voice.say("the file has nothing to say about what passes there");
+    }
+    Ok(Exit::Done)
+}
+
+fn render_hosts(voice: &Voice, topology: &Topology, node: &str) -> Result<Exit, Error> {
+    let nodes = Scope::of(topology, &[format!("node:{node}")])?.nodes;
+    let lines: Vec<render::hosts::Line> = nodes.iter().flat_map(|node| render::hosts::hosts(topology, node)).collect();
+    if voice.json {
+        let lines = lines.iter().map(|line| serde_json::json!({ "address": line.address, "names": line.names }));
+        voice.print_json(&serde_json::json!({ "hosts": lines.collect::<serde_json::Value>() }));
+    } else {
+        let text = lines.iter().map(|line| format!("{} {}\n", line.address, line.names.join(" ")));
+        voice.print(&text.collect::<String>());
+    }
+    if lines.is_empty() {
+        voice.say(&format!("no wire ends in `{node}`"));
     }
     Ok(Exit::Done)
 }

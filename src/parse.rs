@@ -12,6 +12,7 @@ mod draft;
 mod flow;
 mod kinds;
 mod number;
+mod peer;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tree;
@@ -28,6 +29,7 @@ use draft::Draft;
 use tree::{Page, Word};
 
 pub use number::number;
+pub use peer::{NewPeer, add_peer};
 pub use warn::warnings;
 
 /// The topology that a file's text means, or everything that is wrong with it, in the order of the file.

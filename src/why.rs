@@ -13,7 +13,7 @@ use crate::topology::{HOST, Name, Place, Protocol, Service, Topology};
 
 use self::denied::{denied, handed_on};
 use self::grant::{Grant, Party, is_idle, without_ipv6};
-pub use self::grant::{may_use, opened_by};
+pub use self::grant::{is_for, may_use, opened_by, peers};
 pub use self::question::question;
 
 /// Whether A may reach B.

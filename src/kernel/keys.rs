@@ -68,12 +68,17 @@ pub fn preshared(path: &str) -> Result<Secret, Error> {
     Ok(secret(&key))
 }
 
-/// Makes a hub's own key. Whoever is killed meanwhile leaves a whole key or none.
-pub fn make(path: &str, _lock: &Lock) -> Result<Secret, Error> {
+/// A private key that is nobody's yet.
+pub fn random() -> Result<Secret, Error> {
     let mut key = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *key).context("the kernel has no random numbers")?;
     clamp(&mut key);
-    let key = secret(&key);
+    Ok(secret(&key))
+}
+
+/// Makes a hub's own key, or one that a peer shares with it. Whoever is killed meanwhile leaves a whole key or none.
+pub fn make(path: &str, _lock: &Lock) -> Result<Secret, Error> {
+    let key = random()?;
     put(Path::new(path), &key)
         .map_err(|error| Error { message: format!("cannot make the key {path}: {}", error.message), ..error })?;
     Ok(key)

@@ -20,7 +20,7 @@ use super::kinds::{ACME, HOST_TABLE, NODE, PODMAN, POOL, SET, TOP, WIRE};
 use super::tree::{Page, Said, Table, Value, Word};
 use crate::near::{meant, shown};
 
-pub use hub::{ForwardDraft, Hub};
+pub use hub::{ForwardDraft, Hub, NextPeer};
 
 pub struct Draft<'t> {
     /// Every node is a named namespace unless its own table says otherwise.

@@ -295,6 +295,23 @@ impl<'t> Value<'t> {
         self.raw().starts_with('{')
     }
 
+    /// Where it ends in the text: a table below a header, behind the last of its values.
+    pub fn end(&self) -> usize {
+        let below = !self.is_inline() && (self.is_table() || self.is_list());
+        if below { self.last().max(self.span().end) } else { self.span().end }
+    }
+
+    /// Where the last thing in it ends.
+    pub fn last(&self) -> usize {
+        let end = |tree| Value { tree, ..self.clone() }.end();
+        let last = match self.tree.get_ref() {
+            DeValue::Table(table) => table.iter().map(|(_, tree)| end(tree)).max(),
+            DeValue::Array(list) => list.iter().map(end).max(),
+            _ => None,
+        };
+        last.unwrap_or(self.span().start)
+    }
+
     /// The same, said of another thing.
     pub fn called(&self, what: impl Into<Rc<str>>) -> Value<'t> {
         Value { what: what.into(), ..self.clone() }

@@ -28,6 +28,7 @@ fn usage() {
         "render",
         "set",
         "log",
+        "peer",
         "lab",
         "service",
         "completions",

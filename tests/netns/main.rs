@@ -24,6 +24,7 @@ mod nameserver;
 mod order;
 mod owned;
 mod packet;
+mod peer;
 mod podman;
 mod power;
 mod prober;

@@ -21,6 +21,8 @@ pub struct Hub<'t> {
     /// Without its peers.
     pub wireguard: Option<Said<Wireguard>>,
     pub peers: Vec<PeerDraft<'t>>,
+    /// None without a tunnel.
+    pub next_peer: Option<NextPeer>,
     pub sites: Vec<Said<Site>>,
     pub redirects: Vec<Redirect>,
     pub forwards: Vec<ForwardDraft>,
@@ -30,6 +32,36 @@ impl Hub<'_> {
     /// Whether something runs in it that `wire` brings along.
     pub fn is_run(&self) -> bool {
         self.wireguard.is_some() || !self.sites.is_empty() || !self.redirects.is_empty()
+    }
+}
+
+/// Where the text takes one more peer, by a byte of it.
+#[derive(Clone, Copy, Debug)]
+pub enum NextPeer {
+    /// A table of its own, behind the line.
+    Table(usize),
+    /// One more `{ … }` of a list, behind that byte.
+    Entry(usize),
+    /// The first of an empty list.
+    First(usize),
+    /// One more key of `{ … }`, behind that byte.
+    Key(usize),
+}
+
+impl NextPeer {
+    fn of(wireguard: &Value, table: &Table) -> NextPeer {
+        let Some(peers) = table.value("peer") else {
+            return if wireguard.is_inline() {
+                NextPeer::Key(wireguard.last())
+            } else {
+                NextPeer::Table(wireguard.end())
+            };
+        };
+        match peers.list().unwrap_or_default().last() {
+            Some(last) if last.is_inline() => NextPeer::Entry(last.end()),
+            Some(last) => NextPeer::Table(last.end()),
+            None => NextPeer::First(peers.span().start + 1),
+        }
     }
 }
 
@@ -54,6 +86,8 @@ pub fn hub<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Hub<'t>> {
     let clients = table.value("clients");
     let wireguard_value = table.value("wireguard");
     let wireguard_table = wireguard_value.as_ref().and_then(|value| value.table(&WIREGUARD, what.clone()));
+    let next_peer =
+        wireguard_value.as_ref().zip(wireguard_table.as_ref()).map(|(value, table)| NextPeer::of(value, table));
     let list = |key| table.value(key).and_then(|value: Value<'t>| value.list()).unwrap_or_default();
     let peers = wireguard_table.as_ref().and_then(|table| table.value("peer")?.list()).unwrap_or_default();
     Some(Hub {
@@ -61,8 +95,9 @@ pub fn hub<'t>(said: Said<Name>, value: &Value<'t>) -> Option<Hub<'t>> {
         pool: table.value("pool").and_then(|pool| flow::pool(&pool.word()?)),
         clients_said: table.has("clients"),
         clients: clients.and_then(|value| Some(value.said(clients_table(&value, &what)?))),
-        wireguard: wireguard_table.and_then(|table| wireguard(&table, wireguard_value?.key_place())),
+        wireguard: wireguard_table.and_then(|table| wireguard(&table, wireguard_value.as_ref()?.key_place())),
         peers: peers.iter().filter_map(peer).collect(),
+        next_peer,
         sites: list("site").iter().filter_map(site).collect(),
         redirects: list("redirect").iter().filter_map(redirect).collect(),
         forwards: list("forward").iter().filter_map(forward).collect(),

@@ -1,6 +1,6 @@
 //! The door: takes connections on ports 443 and 80 and hands each to the worker that has the fewest.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{self, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
-use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -31,13 +31,14 @@ const FORGETS: Duration = Duration::from_secs(30);
 
 /// The sockets of a door, open and listening.
 pub struct Door {
-    listeners: [(TcpListener, bool); 2],
+    /// Port 443, port 80.
+    listeners: [net::TcpListener; 2],
     most: usize,
 }
 
 impl Door {
     pub fn open() -> Result<Door, Trouble> {
-        Ok(Door { listeners: [(listen(443)?, true), (listen(80)?, false)], most: most() })
+        Ok(Door { listeners: [listen(443)?, listen(80)?], most: most() })
     }
 
     /// Lets in whoever comes until told to end, and then those that have knocked; `ended` is dropped then.
@@ -67,9 +68,7 @@ impl Door {
     }
 
     async fn listen(self, lines: &[Line], began: Instant, mut end: watch::Receiver<bool>) -> Result<(), Trouble> {
-        let [(https, _), (http, _)] = self.listeners;
-        let listeners = [AsyncFd::register(https), AsyncFd::register(http)].map(|fd| fd.context("cannot listen"));
-        let [https, http] = listeners;
+        let [https, http] = self.listeners.map(|listener| TcpListener::from_std(listener).context("cannot listen"));
         let (https, http) = (https?, http?);
         let mut porter = Porter { lines, began, most: self.most, clients: Clients::default(), complained: None };
         let mut forgotten = Instant::now();
@@ -85,7 +84,7 @@ impl Door {
             match taken {
                 None => {
                     closing = true;
-                    for listener in [https.get_ref(), http.get_ref()] {
+                    for listener in [&https, &http] {
                         refuse(listener);
                     }
                 }
@@ -113,7 +112,7 @@ struct Porter<'a> {
 }
 
 impl Porter<'_> {
-    fn admit(&mut self, stream: std::net::TcpStream, from: SocketAddr, tls: bool) {
+    fn admit(&mut self, stream: net::TcpStream, from: SocketAddr, tls: bool) {
         let address = from.ip().to_canonical();
         let load = |line: &&Line| line.load.load(Ordering::Relaxed);
         let held: usize = self.lines.iter().map(|line| load(&line)).sum();
@@ -123,9 +122,6 @@ impl Porter<'_> {
         let Some(client) = self.clients.at(address, self.began.elapsed()) else {
             return self.complain(&format!("{address} has {} connections and gets no more", super::client::CONNECTIONS));
         };
-        if stream.set_nonblocking(true).is_err() {
-            return;
-        }
         if let Some(line) = self.lines.iter().min_by_key(load) {
             // A worker that is gone takes nothing, and the connection is closed.
             let _ = line.orders.send(Order::Come(Guest { stream, address, client, tls }));
@@ -140,14 +136,12 @@ impl Porter<'_> {
     }
 }
 
-async fn take(listener: &AsyncFd<TcpListener>) -> std::io::Result<(std::net::TcpStream, SocketAddr)> {
+async fn take(listener: &TcpListener) -> std::io::Result<(net::TcpStream, SocketAddr)> {
     loop {
-        let mut ready = listener.readable().await?;
-        match ready.try_io(|listener| listener.get_ref().accept()) {
-            Ok(Err(error)) if is_theirs(&error) => {}
-            Ok(taken) => return taken,
-            // Somebody else took it, or it was nothing.
-            Err(_) => {}
+        match listener.accept().await {
+            Err(error) if is_theirs(&error) => {}
+            Ok((stream, from)) => return Ok((stream.into_std()?, from)),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -160,7 +154,7 @@ fn is_theirs(error: &std::io::Error) -> bool {
 }
 
 /// A port of every address, of both families where there is IPv6.
-fn listen(port: u16) -> Result<TcpListener, Trouble> {
+fn listen(port: u16) -> Result<net::TcpListener, Trouble> {
     let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     match bind(v6) {
@@ -171,7 +165,7 @@ fn listen(port: u16) -> Result<TcpListener, Trouble> {
 }
 
 /// What is set here every connection that is taken has as well.
-fn bind(at: SocketAddr) -> nix::Result<TcpListener> {
+fn bind(at: SocketAddr) -> nix::Result<net::TcpListener> {
     let family = if at.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(family, SockType::Stream, flags, None)?;
@@ -184,7 +178,7 @@ fn bind(at: SocketAddr) -> nix::Result<TcpListener> {
     }
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(at))?;
     socket::listen(&socket, Backlog::MAXALLOWABLE)?;
-    Ok(TcpListener::from(socket))
+    Ok(net::TcpListener::from(socket))
 }
 
 /// Lets nobody knock any more: whoever begins is not heard, tries again after a second, and finds the next that listens.

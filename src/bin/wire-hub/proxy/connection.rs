@@ -24,7 +24,7 @@ use super::answer::answer;
 use super::client::Client;
 use super::ear::{Heard, Signs};
 use super::record::Record;
-use super::worker::{Guest, Phase, Worker};
+use super::worker::{Counted, Guest, Phase, Worker};
 
 /// The head of a request, in bytes.
 const HEAD: usize = 32 << 10;
@@ -58,10 +58,11 @@ pub struct Talk {
     busy: Cell<u32>,
     asked: Cell<bool>,
     moved: Cell<Instant>,
+    _counted: Counted,
 }
 
 impl Talk {
-    pub fn new(worker: Rc<Worker>, client: Arc<Client>, address: IpAddr, name: Box<str>) -> Rc<Talk> {
+    pub fn new(worker: Rc<Worker>, client: Arc<Client>, address: IpAddr, name: Box<str>, counted: Counted) -> Rc<Talk> {
         let client_name: Box<str> = address.to_string().into();
         // An address is always a fine value.
         let client_value = HeaderValue::from_str(&client_name).unwrap_or(HeaderValue::from_static("unknown"));
@@ -76,6 +77,7 @@ impl Talk {
             busy: Cell::new(0),
             asked: Cell::new(false),
             moved: Cell::new(Instant::now()),
+            _counted: counted,
         })
     }
 
@@ -112,7 +114,7 @@ impl Talk {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, guest: Guest) {
+pub async fn serve(worker: Rc<Worker>, guest: Guest, counted: Counted) {
     let Ok(stream) = TcpStream::from_std(guest.stream) else { return };
     // A handshake that fails was no request.
     let Ok(Ok(tls)) = timeout(BEGIN, TlsAcceptor::from(worker.certs.tls()).accept(stream)).await else { return };
@@ -124,7 +126,7 @@ pub async fn serve(worker: Rc<Worker>, guest: Guest) {
         // Such as ACME's, where the handshake was all.
         Some(_) => return,
     };
-    let talk = Talk::new(worker, guest.client, guest.address, name.into());
+    let talk = Talk::new(worker, guest.client, guest.address, name.into(), counted);
     match protocol {
         Protocol::One => one(&talk, Heard::new(tls, talk.signs.clone())).await,
         Protocol::Two => two(&talk, tls).await,

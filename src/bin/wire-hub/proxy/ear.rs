@@ -7,8 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 /// What an ear tells of what it hears.
 #[derive(Debug, Default)]
@@ -26,11 +28,17 @@ pub struct Heard<S> {
     stream: S,
     ear: Ear,
     signs: Arc<Signs>,
+    /// While it is closed with something still coming, until when that is waited for.
+    lingers: Option<Pin<Box<Sleep>>>,
 }
+
+/// A client that is refused in the middle of what it sends hears why only if it is heard out: else the kernel resets the
+/// connection, and what was said is lost.
+const LINGER: Duration = Duration::from_secs(2);
 
 impl<S> Heard<S> {
     pub fn new(stream: S, signs: Arc<Signs>) -> Heard<S> {
-        Heard { stream, ear: Ear::default(), signs }
+        Heard { stream, ear: Ear::default(), signs, lingers: None }
     }
 }
 
@@ -51,7 +59,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -73,7 +81,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let heard = &mut *self;
+        if heard.lingers.is_none() {
+            std::task::ready!(Pin::new(&mut heard.stream).poll_shutdown(cx))?;
+            if heard.signs.deaf.load(Ordering::Relaxed) || heard.ear.at == At::Request && heard.ear.kept.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let timer = heard.lingers.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        while timer.as_mut().poll(cx).is_pending() {
+            let mut bytes = [0; 4096];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match std::task::ready!(Pin::new(&mut heard.stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

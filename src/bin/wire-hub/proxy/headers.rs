@@ -124,8 +124,9 @@ pub fn wants_websocket(headers: &HeaderMap) -> bool {
         let mut tokens = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
     };
-    let one = |name| headers.get_all(name).iter().count() == 1;
-    one(header::UPGRADE) && says(header::UPGRADE, "websocket") && says(header::CONNECTION, "upgrade")
+    let mut asked = headers.get_all(header::UPGRADE).iter();
+    let only = |name: &HeaderValue| name.as_bytes().eq_ignore_ascii_case(b"websocket");
+    asked.next().is_some_and(only) && asked.next().is_none() && says(header::CONNECTION, "upgrade")
 }
 
 /// Asks the upstream for a WebSocket, or tells the client that it is one.
@@ -226,6 +227,6 @@ mod tests {
         };
         assert!(asks(&["WebSocket"], "keep-alive, Upgrade"));
         assert!(!asks(&["h2c"], "upgrade") && !asks(&["websocket"], "keep-alive") && !asks(&[], "upgrade"));
-        assert!(!asks(&["websocket", "h2c"], "upgrade"));
+        assert!(!asks(&["websocket", "h2c"], "upgrade") && !asks(&["websocket, h2c"], "upgrade"));
     }
 }

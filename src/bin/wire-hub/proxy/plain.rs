@@ -18,13 +18,13 @@ use super::connection::{Next, Talk, Watch, complain, one_builder};
 use super::ear::Heard;
 use super::record::Record;
 use super::request;
-use super::worker::{Guest, Worker};
+use super::worker::{Counted, Guest, Worker};
 
 const CHALLENGE: &str = "/.well-known/acme-challenge/";
 
-pub async fn serve(worker: Rc<Worker>, guest: Guest) {
+pub async fn serve(worker: Rc<Worker>, guest: Guest, counted: Counted) {
     let Ok(stream) = TcpStream::from_std(guest.stream) else { return };
-    let talk = Talk::new(worker, guest.client, guest.address, "".into());
+    let talk = Talk::new(worker, guest.client, guest.address, "".into(), counted);
     let service = service_fn(|request| {
         let talk = talk.clone();
         async move { Ok::<_, Infallible>(answer(&talk, &request)) }

@@ -128,11 +128,10 @@ async fn work(common: Common, serving: Arc<Serving>, mut orders: mpsc::Unbounded
                 let (worker, counted) = (worker.clone(), Counted::new(&load));
                 spawn_local(async move {
                     if guest.tls {
-                        connection::serve(worker, guest).await;
+                        connection::serve(worker, guest, counted).await;
                     } else {
-                        plain::serve(worker, guest).await;
+                        plain::serve(worker, guest, counted).await;
                     }
-                    drop(counted);
                 });
             }
             Order::Serve(serving) => *worker.serving.borrow_mut() = Rc::new(serving),
@@ -142,7 +141,6 @@ async fn work(common: Common, serving: Arc<Serving>, mut orders: mpsc::Unbounded
     // Nobody minds how it ends.
     let _ = timeout(LAST, worker.end(&load)).await;
     keeper.abort();
-    worker.flush();
 }
 
 /// Does what must be done now and then.
@@ -206,8 +204,15 @@ impl Worker {
     }
 }
 
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 /// Counts as long as it lives.
-struct Counted(Arc<AtomicUsize>);
+#[derive(Debug)]
+pub struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
     fn new(load: &Arc<AtomicUsize>) -> Counted {

@@ -29,6 +29,7 @@ mod podman;
 mod power;
 mod prober;
 mod prove;
+mod proxy;
 mod render;
 mod repair;
 mod script;

@@ -14,6 +14,7 @@ mod generated;
 mod hand;
 mod hook;
 mod host;
+mod house;
 mod ipv6;
 mod lab;
 mod leak;

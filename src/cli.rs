@@ -138,7 +138,7 @@ pub enum Command {
     },
     /// Build the whole topology in throw-away namespaces, prove and audit it there; needs no root and no containers
     Lab {
-        /// The node that the command runs in
+        /// The node that the command runs in, or `outside`
         #[arg(long = "in", value_name = "NODE", default_value = crate::topology::HOST)]
         node: String,
         /// Run this inside and pass on its exit code

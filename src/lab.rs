@@ -25,10 +25,14 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
     let place = match topology.nodes.get_key_value(node) {
         Some((name, _)) => topology.namespace_of(name).clone(),
         None if node == HOST => Name::host(),
+        None if node == OUTSIDE && !topology.host.uplinks.is_empty() => Name::outside(),
         None => {
-            let known = topology.nodes.keys().map(Name::as_str).chain([HOST]);
-            let hint = nearest(node, known)
-                .map_or("a node is one of [module], or `host`".to_owned(), |near| format!("did you mean `{near}`?"));
+            let known = topology.nodes.keys().map(Name::as_str).chain([HOST, OUTSIDE]);
+            let hint = match nearest(node, known) {
+                Some(OUTSIDE) if topology.host.uplinks.is_empty() => "there is an outside where [host] has `uplinks`".to_owned(),
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "a node is one of [module], or `host`, or `outside`".to_owned(),
+            };
             return Err(Error::invalid(format!("there is no node `{node}`")).hint(hint));
         }
     };
@@ -45,14 +49,17 @@ pub fn run(voice: &Voice, mut topology: Topology, node: &str, command: &[String]
     let sets = sets::networks(&sets);
     let mut world = World::of(&topology, &sets);
     let mut listeners = Listeners::default();
+    let mut inside = None;
     if let Some(outside) = lab.outside(&topology, &world)? {
         for (node, protocol, port) in world.listeners.iter().filter(|(node, ..)| node.as_str() == OUTSIDE) {
             for address in world.addresses() {
                 listeners.add_at(&lab, node, &outside, address, (*protocol, *port))?;
             }
         }
+        if node == OUTSIDE {
+            inside = Some(outside);
+        }
     }
-    let mut inside = None;
     for node in topology.nodes.values().filter(|node| node.shares.is_none()) {
         let netns = lab.namespace(node.name.as_str())?;
         for (protocol, port) in ports(&topology, &node.name) {

@@ -40,6 +40,11 @@ impl Name {
         Name(HOST.into())
     }
 
+    /// The word for whatever lies beyond an uplink, where it is a place.
+    pub fn outside() -> Name {
+        Name(OUTSIDE.into())
+    }
+
     /// What stands for a named namespace that a node of its name does not live in: its path, which names no node.
     pub fn of_path(netns: &str) -> Name {
         Name(format!("{NETNS}{netns}").into())

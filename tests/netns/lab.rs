@@ -76,6 +76,11 @@ fn a_command_runs_inside_a_lab() {
         !connect("5432").contains("timed out") && connect("5433").contains("timed out"),
         "its flows pass, and no other"
     );
+    let out = host.wire(&["lab", "--in", "outside", "ip", "-br", "route", "show", "192.0.2.0/24"]).expect(0);
+    assert_eq!(out.stdout, "", "the outside of a lab is not the host's");
+    let out = host.wire(&["lab", "--in", "outside", "ip", "-br", "address", "show", "dev", "eth0"]).expect(0);
+    assert!(out.stdout.contains("198.18.0.2"), "{}", out.stdout);
+    assert!(host.wire(&["lab", "--in", "outsid", "true"]).expect(2).stderr.contains("did you mean `outside`?"));
     assert!(host.wire(&["lab", "--in", "nobody", "true"]).expect(2).stderr.contains("nobody"));
     assert_eq!(host.wire(&["lab", "sh", "-c", "kill -TERM $$"]).code, 143);
     assert_ne!(host.wire(&["lab", "no-such-program"]).code, 0);

@@ -15,6 +15,7 @@ mod hand;
 mod hook;
 mod host;
 mod house;
+mod hub;
 mod ipv6;
 mod lab;
 mod leak;

@@ -39,6 +39,7 @@ const SETUP: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=755 tmpfs /var/lib
+mount -t tmpfs -o mode=755 tmpfs /var/log
 mkdir /run/netns
 ip link set lo up
 ip netns add lan

@@ -15,6 +15,8 @@ mod generated;
 mod hand;
 mod hook;
 mod host;
+mod house;
+mod hub;
 mod ipv6;
 mod lab;
 mod leak;

@@ -244,8 +244,9 @@ async fn ask(
     let worker = &talk.worker;
     let mut link = Link::of(worker, &site.upstream, websocket).await.map_err(|_| Failure::Unreachable)?;
     // Once more is fine where nothing can have happened twice.
-    let again = (link.idle.is_some_and(|idle| idle > FRESH) && parts.method.is_safe() && matches!(body, Incoming::None))
-        .then(|| parts.clone());
+    let again =
+        (link.idle.is_some_and(|idle| idle > FRESH) && parts.method.is_safe() && matches!(body, Incoming::None))
+            .then(|| parts.clone());
     match said(&mut link, Request::from_parts(parts, body), progress).await {
         Ok(response) => Ok((response, link)),
         Err(Unheard::Late) => Err(Failure::Late),
@@ -282,11 +283,7 @@ impl From<Unheard> for Failure {
     }
 }
 
-async fn said(
-    link: &mut Link,
-    request: Request<Incoming>,
-    progress: &Progress,
-) -> Result<Response<Received>, Unheard> {
+async fn said(link: &mut Link, request: Request<Incoming>, progress: &Progress) -> Result<Response<Received>, Unheard> {
     let mut response = std::pin::pin!(link.sender.try_send_request(request));
     loop {
         let sent = progress.sent.is_set();

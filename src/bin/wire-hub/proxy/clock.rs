@@ -20,7 +20,8 @@ impl Clock {
             self.second = second;
             let (year, month, day) = date(second / 86_400);
             let rest = second % 86_400;
-            let text = format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60);
+            let text =
+                format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60);
             self.text.copy_from_slice(&text.as_bytes()[..19]);
         }
         line.extend_from_slice(&self.text);

@@ -120,7 +120,8 @@ impl Porter<'_> {
             return self.complain(&format!("there are {held} connections, and no more are taken"));
         }
         let Some(client) = self.clients.at(address, self.began.elapsed()) else {
-            return self.complain(&format!("{address} has {} connections and gets no more", super::client::CONNECTIONS));
+            return self
+                .complain(&format!("{address} has {} connections and gets no more", super::client::CONNECTIONS));
         };
         if let Some(line) = self.lines.iter().min_by_key(load) {
             // A worker that is gone takes nothing, and the connection is closed.
@@ -219,4 +220,3 @@ fn most() -> usize {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     CONNECTIONS.min(usize::try_from(limit.saturating_sub(256) / 2).unwrap_or(CONNECTIONS)).max(64)
 }
-

@@ -76,7 +76,9 @@ impl Log {
     fn tell(&mut self, lost: u64, written: &io::Result<()>) {
         let path = self.path.display();
         match written {
-            Err(error) if !self.fails => voice::error(&format!("{path} cannot be written: {error}; requests are not logged")),
+            Err(error) if !self.fails => {
+                voice::error(&format!("{path} cannot be written: {error}; requests are not logged"))
+            }
             Ok(()) if lost > 0 => voice::say(&format!("{path} is written again; {lost} lines are missing")),
             _ => {}
         }

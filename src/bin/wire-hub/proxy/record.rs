@@ -97,7 +97,11 @@ impl Record {
         line.extend_from_slice(b"\",\"client\":\"");
         line.extend_from_slice(self.talk.client_name.as_bytes());
         // A vector takes everything.
-        let _ = write!(line, "\",\"status\":{},\"bytes\":{},\"seconds\":{seconds:.6},\"protocol\":\"", self.status, self.bytes);
+        let _ = write!(
+            line,
+            "\",\"status\":{},\"bytes\":{},\"seconds\":{seconds:.6},\"protocol\":\"",
+            self.status, self.bytes
+        );
         line.extend_from_slice(protocol);
         line.extend_from_slice(b"\",\"method\":");
         quoted(self.method.as_ref().map_or("-", Method::as_str).as_bytes(), line);

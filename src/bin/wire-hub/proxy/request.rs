@@ -116,7 +116,9 @@ mod tests {
     fn a_host_is_a_name_and_a_port() {
         assert_eq!(name("a-1.example"), Ok("a-1.example"));
         assert_eq!(name("a.example:8443"), Ok("a.example"));
-        for bad in ["", ":443", "a.example:", "a.example:x", "a.example:123456", "u@a.example", "a b", "[::1]", "a/b", "a\\b"] {
+        for bad in
+            ["", ":443", "a.example:", "a.example:x", "a.example:123456", "u@a.example", "a b", "[::1]", "a/b", "a\\b"]
+        {
             assert_eq!(name(bad), Err(Ambiguous), "{bad}");
         }
     }
@@ -143,7 +145,17 @@ mod tests {
         assert_eq!(found("a.example", "/a%20b"), is(""));
         assert_eq!(found("a.example", "/.well-known/x"), is(""));
         assert_eq!(found("b.example", "/"), Ok(None));
-        for bad in ["/only/../x", "/only/%2e%2e/x", "/only/%2E./x", "/./only", "/only%2f..", "/only\\..", "/only/%zz", "/%5c", "/%00"] {
+        for bad in [
+            "/only/../x",
+            "/only/%2e%2e/x",
+            "/only/%2E./x",
+            "/./only",
+            "/only%2f..",
+            "/only\\..",
+            "/only/%zz",
+            "/%5c",
+            "/%00",
+        ] {
             assert_eq!(found("b.example", bad), Err(Ambiguous), "{bad}");
         }
     }

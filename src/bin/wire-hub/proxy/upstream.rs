@@ -97,7 +97,10 @@ impl Link {
                 let until = now + u64::try_from(hold.as_millis()).unwrap_or(0);
                 if upstream.failing.swap(until, Ordering::Relaxed) == 0 {
                     let words = crate::trouble::Trouble(error.to_string());
-                    voice::say(&format!("`{}` ({}) takes no connection: {words}; its sites answer 502", upstream.node, upstream.at));
+                    voice::say(&format!(
+                        "`{}` ({}) takes no connection: {words}; its sites answer 502",
+                        upstream.node, upstream.at
+                    ));
                 }
                 Err(error)
             }

@@ -13,9 +13,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::client::Client;
 use super::clock::Clock;
 use super::connection;
-use super::client::Client;
 use super::log::Pen;
 use super::plain;
 use super::serving::Serving;
@@ -109,7 +109,12 @@ pub fn start(number: usize, common: Common, serving: Arc<Serving>, ended: mpsc::
     Ok(Line { orders, load })
 }
 
-async fn work(common: Common, serving: Arc<Serving>, mut orders: mpsc::UnboundedReceiver<Order>, load: Arc<AtomicUsize>) {
+async fn work(
+    common: Common,
+    serving: Arc<Serving>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    load: Arc<AtomicUsize>,
+) {
     let worker = Rc::new(Worker {
         certs: common.certs,
         pools: Pools::default(),

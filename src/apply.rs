@@ -96,7 +96,7 @@ fn carry_out(
     voice: &Voice,
     rules: &Rules,
     scope: &Scope,
-    _lock: &Lock,
+    lock: &Lock,
     want: &dyn Fn(&State) -> State,
     first: &mut dyn FnMut(&State, &State, &[Change]) -> Result<(), Error>,
 ) -> Result<(Report, State), Error> {
@@ -129,7 +129,7 @@ fn carry_out(
         drop(wanted);
         let plan = Plan { changes, ..Plan::default() };
         let mut progress = Progress::of(voice);
-        let refusals = kernel.apply(&plan, &mut |done, total| progress.show(done, total))?;
+        let refusals = kernel.apply(&plan, lock, &mut |done, total| progress.show(done, total))?;
         progress.end();
         let what = |change: usize| plan.changes[change].clone().without_table();
         refused.extend(refusals.into_iter().map(|refused| (what(refused.change), refused.error)));
@@ -205,7 +205,7 @@ pub fn prove(rules: &Rules, scope: &Scope, sets: &Contents, world: Option<&World
     let topology = rules.topology();
     let nodes = desired::namespaces(topology);
     let place = if world.is_some() { Where::Everywhere } else { Where::Nodes(&nodes) };
-    let State { mut namespaces, mut waiting, refused } = kernel.observe(topology, rules, &place)?;
+    let State { mut namespaces, mut waiting, refused, .. } = kernel.observe(topology, rules, &place)?;
     namespaces.retain(|node, here| {
         if !here.maker.has_made() {
             waiting.insert(node.clone(), format!("there is no namespace {NETNS}{node}, and `wire up` makes it"));

@@ -12,6 +12,8 @@ use crate::state::{self, End, Maker, Marks, Namespace, Route, Setting, State, Tr
 use crate::target::Scope;
 use crate::topology::{self, Device, Name, Node, Topology, Wire};
 
+mod tunnel;
+
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +49,9 @@ pub fn up(topology: &Topology, rules: &Rules, scope: &Scope, seen: &State) -> St
             police(rules, name, seen.namespaces.get(name), namespace);
         }
     }
+    for hub in topology.hubs.values().filter(|hub| scope.nodes.contains(&hub.name)) {
+        tunnel::tunnel(topology, hub, &rules.forwarding(&hub.name), seen, &mut wanted);
+    }
     wanted
 }
 
@@ -55,12 +60,14 @@ fn police(rules: &Rules, name: &Name, seen: Option<&Namespace>, wanted: &mut Nam
     let forwarding = rules.forwarding(name);
     let mut circumstances = Circumstances::default();
     let all = |setting| seen?.others.get(&(Device::new("all")?, setting));
+    // A tunnel that `wire` makes forwards by itself, and no other device that is yet to come.
+    let makes_tunnel = rules.topology().hubs.get(name).is_some_and(|hub| hub.wireguard.is_some());
     if let Some(seen) = seen {
         wanted.others.clear();
         let by_itself = all(Setting::Forwarding) == Some(&1);
         for (place @ (device, setting), &now) in &seen.others {
             let is_default = !name.is_host() && device.as_str() == "default" && !forwarding.devices.is_empty();
-            let forwards = forwarding.devices.contains(device) || is_default;
+            let forwards = !makes_tunnel && (forwarding.devices.contains(device) || is_default);
             let on = match setting {
                 Setting::ForceForwarding6 => forwards && !forwarding.wires6.is_empty(),
                 _ => forwards,
@@ -128,7 +135,7 @@ pub fn down(scope: &Scope, seen: &State) -> State {
 
 /// What was seen, without the wires in scope where their node is gone.
 pub fn without(seen: &State, node: &Name, scope: &Scope) -> State {
-    let mut wanted = seen.clone();
+    let mut wanted = State { keys: BTreeMap::new(), ..seen.clone() };
     if !seen.namespaces.contains_key(node) {
         for namespace in wanted.namespaces.values_mut() {
             namespace.ends.retain(|wire, _| !scope.wires.contains(wire));
@@ -140,7 +147,7 @@ pub fn without(seen: &State, node: &Name, scope: &Scope) -> State {
 /// What was seen, with the elements that these sets of the file have now.
 pub fn refilled<'a>(rules: &Rules, sets: impl Iterator<Item = &'a Name>, seen: &State) -> State {
     let names: Vec<String> = sets.flat_map(|set| [format!("set.{set}"), format!("set6.{set}")]).collect();
-    let mut wanted = seen.clone();
+    let mut wanted = State { keys: BTreeMap::new(), ..seen.clone() };
     for (node, namespace) in &mut wanted.namespaces {
         let Some(table) =
             namespace.table.as_mut().filter(|table| names.iter().any(|name| table.sets.contains_key(&**name)))
@@ -162,6 +169,7 @@ pub fn narrow(mut seen: State, scope: &Scope) -> State {
     if scope.everything {
         return seen;
     }
+    seen.keys.retain(|hub, _| scope.nodes.contains(hub));
     for (name, namespace) in &mut seen.namespaces {
         let here = scope.nodes.contains(name);
         // A wire that only the kernel knows is struck from the file: it goes with the node that the scope names.
@@ -170,10 +178,12 @@ pub fn narrow(mut seen: State, scope: &Scope) -> State {
         namespace.ends.retain(|wire, _| meant(wire));
         namespace.foreign.addresses.retain(|(wire, _)| meant(wire));
         namespace.foreign.routes.retain(|(wire, _)| meant(wire));
+        let beyond = namespace.ends.len() < before || !here && !namespace.tunnels.is_empty();
         if !here {
             namespace.strays.clear();
+            namespace.tunnels.clear();
         }
-        if namespace.ends.len() < before {
+        if beyond {
             namespace.beyond = true;
             namespace.remembered.clear();
         }

@@ -7,6 +7,7 @@ mod ruled;
 mod strangers;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod tunnel;
 
 use std::fmt;
 
@@ -22,6 +23,8 @@ use crate::topology::{Device, Mac, Name};
 pub use diff::diff;
 pub use ruled::Difference;
 pub use strangers::strangers;
+
+use self::tunnel::Step;
 
 /// What stands between the state that was seen and the one that is wanted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,6 +71,8 @@ pub struct Finding {
 pub enum Action {
     /// Makes the namespace of a node, with its loopback up and a mark.
     Make,
+    /// Makes the key of a hub's tunnel, a file of this path.
+    MakeKey(String),
     /// Makes the rules of a namespace what they are to be, all at once.
     Load(Box<Load>),
     /// Deletes a device, and with it the far end of its pair.
@@ -100,6 +105,8 @@ pub enum Action {
     AddAddress(IpNetwork),
     Up,
     AddRoute(Route),
+    /// One thing to do with a hub's tunnel.
+    Tunnel(Device, Step),
     /// Removes the rules of a namespace, when no cable is left that they would police.
     Unload,
     /// Takes a namespace away that `wire` made, when nothing is left in it.
@@ -123,7 +130,8 @@ impl Action {
     /// One word for what it does.
     pub fn verb(&self) -> &'static str {
         match self {
-            Action::Make => "make",
+            Action::Make | Action::MakeKey(_) => "make",
+            Action::Tunnel(_, step) => step.verb(),
             Action::Unmake => "unmake",
             Action::Load(_) => "load",
             Action::Unload => "unload",
@@ -147,7 +155,8 @@ impl Action {
     pub fn kind(&self) -> &'static str {
         match self {
             Action::Load(_) | Action::Unload => RULES,
-            Action::Make | Action::Create(_) => "missing",
+            Action::Make | Action::MakeKey(_) | Action::Create(_) => "missing",
+            Action::Tunnel(_, step) => step.kind(),
             Action::Remove { .. } | Action::Unmake => "struck",
             Action::Rename { .. } => "name",
             Action::Altname | Action::Unname => "altname",
@@ -165,26 +174,28 @@ impl Action {
     fn rank(&self) -> usize {
         match self {
             Action::Make => 0,
-            Action::Load(_) => 1,
-            Action::Remove { .. } => 2,
-            Action::SetAll(..) => 3,
-            Action::SetOther(..) => 4,
-            Action::RemoveRoute(_) => 5,
-            Action::RemoveAddress(_) => 6,
-            Action::Unname => 7,
-            Action::Rename { .. } => 8,
-            Action::Create(_) => 9,
-            Action::Mark(_) => 10,
-            Action::Altname => 11,
-            Action::Release => 12,
-            Action::Arp => 13,
-            Action::Mtu(_) => 14,
-            Action::Set(..) => 15,
-            Action::AddAddress(_) => 16,
-            Action::Up => 17,
-            Action::AddRoute(_) => 18,
-            Action::Unload => 19,
-            Action::Unmake => 20,
+            Action::MakeKey(_) => 1,
+            Action::Load(_) => 2,
+            Action::Remove { .. } => 3,
+            Action::SetAll(..) => 4,
+            Action::SetOther(..) => 5,
+            Action::RemoveRoute(_) => 6,
+            Action::RemoveAddress(_) => 7,
+            Action::Unname => 8,
+            Action::Rename { .. } => 9,
+            Action::Create(_) => 10,
+            Action::Mark(_) => 11,
+            Action::Altname => 12,
+            Action::Release => 13,
+            Action::Arp => 14,
+            Action::Mtu(_) => 15,
+            Action::Set(..) => 16,
+            Action::AddAddress(_) => 17,
+            Action::Up => 18,
+            Action::AddRoute(_) => 19,
+            Action::Tunnel(..) => 20,
+            Action::Unload => 21,
+            Action::Unmake => 22,
         }
     }
 }
@@ -215,6 +226,8 @@ impl Change {
             Action::Remove { device } if self.wire.is_none() => device.to_string(),
             Action::Remove { .. } | Action::Up => wire.to_owned(),
             Action::Make | Action::Unmake => format!("namespace {}", self.node.netns()),
+            Action::MakeKey(path) => format!("key {path}"),
+            Action::Tunnel(device, step) => step.subject(device),
             Action::Load(_) | Action::Unload => format!("rules of {}", self.node),
             Action::SetAll(setting, value) => format!("{} = {value}", setting.path("all")),
             Action::SetOther(device, setting, value) => format!("{} = {value}", setting.path(device.as_str())),

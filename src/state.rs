@@ -1,6 +1,8 @@
 //! What namespaces hold, as far as wires go: one type for what the file wants and for what the kernel shows, so that drift is
 //! a difference of two values. No system call here and no opinion about which of the two is right.
 
+pub mod tunnel;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -12,6 +14,8 @@ use crate::nft::{Table, Text, Value, others};
 use crate::rules::Openings;
 use crate::topology::{Device, Mac, Name};
 
+use self::tunnel::{Keys, Tunnel};
+
 /// All namespaces, by node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
@@ -20,6 +24,19 @@ pub struct State {
     pub waiting: BTreeMap<Name, String>,
     /// Nodes whose namespace must not be touched, with the reason. Only ever seen, never wanted.
     pub refused: BTreeMap<Name, String>,
+    /// Whether the kernel has WireGuard. Only ever seen, and only where the file has a tunnel.
+    pub has_wireguard: bool,
+    /// What the key files of tunnels hold, by hub.
+    pub keys: BTreeMap<Name, Keys>,
+}
+
+impl State {
+    /// The same, but for tunnels and their keys.
+    pub fn without_tunnels(mut self) -> State {
+        self.keys.clear();
+        self.namespaces.values_mut().for_each(|namespace| namespace.tunnels.clear());
+        self
+    }
 }
 
 /// One network namespace.
@@ -33,7 +50,9 @@ pub struct Namespace {
     pub inhabitant: Option<String>,
     /// The ends of wires, by wire.
     pub ends: BTreeMap<Name, End>,
-    /// Whether wires end here that are out of a command's scope. Only ever seen.
+    /// The tunnels that a hub's clients come in by, by device.
+    pub tunnels: BTreeMap<Device, Tunnel>,
+    /// Whether wires or tunnels end here that are out of a command's scope. Only ever seen.
     pub beyond: bool,
     /// Settings of the whole namespace (`conf/all`); empty at the host, which is not `wire`'s to set.
     pub settings: BTreeMap<Setting, i32>,

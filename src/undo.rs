@@ -7,6 +7,7 @@
 mod elements;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,6 +34,8 @@ pub struct Undo {
     /// What it sets a whole namespace to, and devices that are no wire's.
     settings: BTreeMap<Name, BTreeMap<Setting, i32>>,
     others: BTreeMap<Name, BTreeMap<(Device, Setting), i32>>,
+    /// What it does with tunnels.
+    tunnels: BTreeMap<(Name, Device), tunnel::Change>,
 }
 
 impl Undo {
@@ -49,6 +52,15 @@ impl Undo {
                 Action::Unload => drop(undo.rules.insert(node.clone(), None)),
                 Action::SetAll(setting, value) => {
                     undo.settings.entry(node.clone()).or_default().insert(*setting, *value);
+                }
+                Action::Tunnel(device, step) => {
+                    undo.tunnels.entry((node.clone(), device.clone())).or_default().add(step);
+                }
+                Action::Remove { device } if wire.is_none() => {
+                    let is_tunnel = |here: &Namespace| here.tunnels.contains_key(device);
+                    if seen.namespaces.get(node).is_some_and(is_tunnel) {
+                        undo.tunnels.entry((node.clone(), device.clone())).or_default().whole = true;
+                    }
                 }
                 Action::SetOther(device, setting, value) => {
                     undo.others.entry(node.clone()).or_default().insert((device.clone(), *setting), *value);
@@ -116,6 +128,9 @@ impl Undo {
                     (None, Some(set)) => restore(&mut namespace.others, &before.others, place, *set),
                     (None, None) => {}
                 }
+            }
+            for ((_, device), change) in self.tunnels.iter().filter(|((at, _), _)| at == node) {
+                change.undo(device, before, namespace);
             }
             if let Some(loaded) = self.rules.get(node) {
                 self.rules(loaded.as_ref(), before, namespace, elapsed);
@@ -192,7 +207,7 @@ impl Undo {
         wanted: &mut Namespace,
         elapsed: u64,
     ) {
-        let wired = |namespace: &Namespace| !namespace.ends.is_empty() || namespace.beyond;
+        let wired = |here: &Namespace| !here.ends.is_empty() || !here.tunnels.is_empty() || here.beyond;
         let Some(table) = &before.table else {
             // Nothing was policed before; what came meanwhile is.
             if !wired(wanted) || wired(before) {

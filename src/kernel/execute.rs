@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::errno::Errno;
 
 use super::lab::LOOPBACK;
+use super::run::Lock;
 use super::socket::{Batch, Refusal, Request};
 use super::{Held, Kernel, Open, Refused, address, link, owned, route};
 use crate::error::Error;
+use crate::plan::tunnel::Step;
 use crate::plan::{Action, Change, Plan};
 use crate::state::{End, Namespace, Setting, State};
 use crate::topology::{Device, Name};
@@ -17,9 +19,15 @@ use crate::topology::{Device, Name};
 impl Kernel {
     /// Carries out a plan, in its order. What is refused keeps nothing else from being done, but for what rests on it.
     /// `progress` hears how much of how much is done.
-    pub fn apply(&mut self, plan: &Plan, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<Refused>, Error> {
+    pub fn apply(
+        &mut self,
+        plan: &Plan,
+        lock: &Lock,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<Refused>, Error> {
         let mut work = Work { changes: &plan.changes, refused: BTreeMap::new(), tried: Vec::new() };
         self.make(&mut work);
+        let keys = Kernel::make_keys(&mut work, lock);
         for (i, error) in self.load(&plan.changes) {
             work.fail(i, error);
         }
@@ -37,6 +45,7 @@ impl Kernel {
             self.finish(node, changes, &mut work)?;
             progress(nodes.len() + done + 1, total);
         }
+        self.tunnels(&keys, &mut work);
         let last: Vec<usize> = (0..plan.changes.len()).filter(|i| !work.refused.contains_key(i)).collect();
         for (i, error) in self.unload(last.into_iter().map(|i| (i, &plan.changes[i]))) {
             work.fail(i, error);
@@ -412,6 +421,8 @@ impl Kernel {
                 Action::AddRoute(route) => ("add the route", route::add(index, route, true)),
                 Action::RemoveRoute(route) => ("remove the route", route::remove(index, route)),
                 Action::Make
+                | Action::MakeKey(_)
+                | Action::Tunnel(..)
                 | Action::Unmake
                 | Action::Load(_)
                 | Action::Unload
@@ -431,10 +442,10 @@ impl Kernel {
 }
 
 /// A plan under way.
-struct Work<'a> {
-    changes: &'a [Change],
+pub(super) struct Work<'a> {
+    pub(super) changes: &'a [Change],
     /// By change, the first thing that was refused: what comes after rests on it.
-    refused: BTreeMap<usize, String>,
+    pub(super) refused: BTreeMap<usize, String>,
     /// What each request was for, by its tag.
     tried: Vec<(usize, &'static str)>,
 }
@@ -498,7 +509,9 @@ impl Work<'_> {
             };
             let error = match &change.action {
                 Action::Create(ends) => ends.iter().find_map(|(node, _)| opens(node)),
-                Action::Up
+                Action::Tunnel(_, Step::Create(_) | Step::Up | Step::AddRoute(_))
+                | Action::Tunnel(_, Step::Set(Setting::Forwarding | Setting::ForceForwarding6, 1))
+                | Action::Up
                 | Action::AddRoute(_)
                 | Action::Set(Setting::Forwarding | Setting::ForceForwarding6, 1)
                 | Action::SetOther(_, _, 1) => opens(&change.node),
@@ -520,7 +533,7 @@ impl Work<'_> {
         }
     }
 
-    fn fail(&mut self, change: usize, error: String) {
+    pub(super) fn fail(&mut self, change: usize, error: String) {
         self.refused.entry(change).or_insert(error);
     }
 
@@ -531,6 +544,7 @@ impl Work<'_> {
             match &change.action {
                 Action::Make | Action::Unmake | Action::Load(_) | Action::Unload => {}
                 Action::Remove { .. } | Action::SetAll(..) | Action::SetOther(..) => {}
+                Action::MakeKey(_) | Action::Tunnel(..) => {}
                 Action::Create(ends) => {
                     for (node, _) in ends.iter() {
                         nodes.entry(node.clone()).or_default().push(i);

@@ -3,10 +3,11 @@
 //! it is missing; peers' are their owners'. Nothing here says a key.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::CString;
 use std::fs::{DirBuilder, File};
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -20,6 +21,7 @@ use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
 use zeroize::Zeroizing;
 
 use super::run::Lock;
+use super::sys;
 use crate::error::{Context, Error};
 use crate::hub::orders::Secret;
 use crate::topology::{Name, Wireguard};
@@ -154,9 +156,9 @@ fn put(path: &Path, key: &Secret) -> Result<(), Error> {
         return Err(Error::failed("that is no file's name"));
     };
     let folder = directory(folder)?;
-    let mut new = OsString::from(".");
-    new.push(name);
-    new.push(".new");
+    let cannot = |_| Error::failed("that is no file's name");
+    let new = CString::new([b".", name.as_bytes(), b".new"].concat()).map_err(cannot)?;
+    let name = CString::new(name.as_bytes()).map_err(cannot)?;
     // What a run that was killed has left; whoever has the lock is alone.
     let tidy = || {
         let _ = unlinkat(&folder, &*new, UnlinkatFlags::NoRemoveDir);
@@ -169,7 +171,11 @@ fn put(path: &Path, key: &Secret) -> Result<(), Error> {
     let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).context("it cannot be written");
     // A key that is there by now is not replaced: peers may know it.
     let placed = written.and_then(|()| {
-        linkat(&folder, &*new, &folder, name, AtFlags::empty()).context("it cannot be put in its place")
+        match sys::rename_new(folder.as_fd(), &new, &name) {
+            Err(Errno::EINVAL | Errno::ENOSYS) => linkat(&folder, &*new, &folder, &*name, AtFlags::empty()),
+            renamed => renamed,
+        }
+        .context("it cannot be put in its place")
     });
     tidy();
     placed?;

@@ -37,7 +37,8 @@ pub struct Seen {
     pub up: bool,
     pub arp: bool,
     pub loopback: bool,
-    pub veth: bool,
+    /// As `ip -d link` has it.
+    pub kind: String,
     pub enslaved: bool,
     /// The far end's index, and the number that its namespace has in this one.
     pub far_index: u32,
@@ -133,7 +134,8 @@ pub fn seen((kind, payload): Answer) -> Result<Option<Seen>, DecodeError> {
             ifla::LINK => seen.far_index = number_at(value, 0) as u32,
             ifla::LINK_NETNSID => seen.far_namespace = Some(number_at(value, 0)),
             ifla::LINKINFO => {
-                seen.veth = nested(value).any(|nla| nla.kind() == ifla::INFO_KIND && text(nla.value()) == "veth");
+                let kind = nested(value).find(|nla| nla.kind() == ifla::INFO_KIND);
+                seen.kind = kind.map(|nla| text(nla.value())).unwrap_or_default();
             }
             // `struct rtnl_link_stats64`: packets received and sent, then bytes received and sent.
             ifla::STATS64 => seen.traffic = Traffic { received: wide_at(value, 16), sent: wide_at(value, 24) },
@@ -237,6 +239,23 @@ pub fn unmarked_pair(name: &str, index: u32, there: BorrowedFd) -> Request {
     let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).index(index).name(name.to_owned());
     let message = pair.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
     request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)
+}
+
+/// A tunnel of the kernel's WireGuard, whose packets come and go in the namespace that it is born in.
+pub fn wireguard(index: u32, name: &str, mtu: u32) -> Request {
+    let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Wireguard)
+        .index(index)
+        .name(name.to_owned())
+        .mtu(mtu)
+        .append_extra_attribute(LinkAttribute::Group(GROUP));
+    request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message.build())
+}
+
+/// Group and alias of a device that has no hardware address.
+pub fn mark_tunnel(index: u32, hub: &str) -> Request {
+    set(change(index)
+        .append_extra_attribute(LinkAttribute::IfAlias(format!("{ALIAS}{hub}")))
+        .append_extra_attribute(LinkAttribute::Group(GROUP)))
 }
 
 fn born<T>(builder: LinkMessageBuilder<T>, birth: &Birth) -> LinkMessageBuilder<T> {

@@ -38,7 +38,10 @@ pub mod supervisor;
 mod sys;
 mod sysctl;
 pub mod syslog;
+mod tun;
+mod tunnel;
 mod user;
+mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -74,6 +77,8 @@ pub struct Kernel {
     missed: BTreeSet<Name>,
     /// Nodes whose namespace is yet to be made, with what it will be born with.
     unmade: BTreeMap<Name, Namespace>,
+    /// What the kernel knows WireGuard by, if it has that and it was asked.
+    wireguard: Option<wireguard::Family>,
 }
 
 /// One namespace.
@@ -83,6 +88,7 @@ struct Open {
     cookie: u64,
     /// The device of each wire that ends here, and of each stray; as last seen or made.
     ends: HashMap<Name, Held>,
+    /// Those that are of no wire: of tunnels, and of nothing any more.
     strays: HashMap<Device, u32>,
     settings: BTreeMap<Setting, i32>,
     others: BTreeMap<(Device, Setting), i32>,
@@ -162,6 +168,7 @@ impl Kernel {
             also: BTreeMap::new(),
             missed: BTreeSet::new(),
             unmade: BTreeMap::new(),
+            wireguard: None,
         })
     }
 

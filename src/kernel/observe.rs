@@ -1,6 +1,7 @@
 //! What a namespace holds, read with one socket in it: which devices are ends of wires, what they have, and what is foreign.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use ipnetwork::IpNetwork;
@@ -13,7 +14,7 @@ use super::share::share;
 use super::socket::{Batch, Refusal};
 use super::sysctl::Sysctls;
 use super::{Held, Kernel, Open};
-use super::{address, owned, route};
+use super::{address, owned, route, tunnel};
 use crate::error::{Context, Error};
 use crate::rules::Rules;
 use crate::state::{End, Maker, Marks, Namespace, Route, Setting, State, WHOLE_NAMESPACE};
@@ -67,7 +68,7 @@ impl Kernel {
         }
         pair(&fars, state);
         self.look_for_inhabitants(state);
-        Ok(())
+        self.look_at_keys(topology, state)
     }
 
     fn look_for_inhabitants(&self, state: &mut State) {
@@ -122,7 +123,7 @@ impl<'a> MarkTable<'a> {
     /// Whether a device is `wire`'s at all. Any one mark is enough: a kill may fall before the alias, a hand may change one.
     fn ours(&self, seen: &Seen) -> bool {
         let grouped = seen.group == link::GROUP || seen.group == link::DOOMED;
-        seen.veth && (grouped || self.macs.contains_key(&seen.mac) || seen.alias.starts_with(link::ALIAS))
+        seen.kind == "veth" && (grouped || self.macs.contains_key(&seen.mac) || seen.alias.starts_with(link::ALIAS))
     }
 
     /// The wire that a device of ours is an end of.
@@ -208,6 +209,7 @@ impl Open {
         let links = self.socket.dump(&link::list(), link::seen);
         let mut foreign: HashMap<u32, String> = HashMap::new();
         let mut own: HashMap<u32, Name> = HashMap::new();
+        let mut tunnels: HashMap<u32, Device> = HashMap::new();
         let mut ipv6 = wires.iter().any(|(wire, _)| wire.subnet6.is_some());
         for seen in links.context(cannot("links"))? {
             self.next_index = self.next_index.max(seen.index + 1);
@@ -221,6 +223,13 @@ impl Open {
                 if node.is_host() {
                     foreign.insert(seen.index, seen.name);
                 }
+                continue;
+            }
+            if let (Some(kind), Some(device)) = (tunnel::kind_of(&seen), Device::new(&seen.name)) {
+                ipv6 |= seen.settings.contains(&(Setting::DisableIpv6, 0));
+                self.strays.insert(device.clone(), seen.index);
+                tunnels.insert(seen.index, device.clone());
+                namespace.tunnels.insert(device, tunnel::of_link(node, kind, seen));
                 continue;
             }
             if !survey.marks.ours(&seen) {
@@ -266,10 +275,11 @@ impl Open {
             namespace.ends.insert(wire, end);
         }
         self.ask_for_far_namespaces(node, wires, survey, fars);
-        if !own.is_empty() || !foreign.is_empty() {
-            let looked = self.look_at_networks(wires, ipv6, &foreign, &own, &mut namespace);
+        if !own.is_empty() || !foreign.is_empty() || !tunnels.is_empty() {
+            let looked = self.look_at_networks(wires, ipv6, &foreign, &own, &tunnels, &mut namespace);
             looked.context(cannot("addresses and routes"))?;
         }
+        self.look_at_tunnels(node, survey.home, &mut namespace)?;
         self.look_at_settings(node, wires, survey, sysctls, &mut namespace)?;
         let known = survey.rules.known(node);
         let looked = self.rules.look(known.as_ref()).context(cannot("rules"))?;
@@ -316,6 +326,7 @@ impl Open {
         ipv6: bool,
         foreign: &HashMap<u32, String>,
         own: &HashMap<u32, Name>,
+        tunnels: &HashMap<u32, Device>,
         namespace: &mut Namespace,
     ) -> Result<(), Refusal> {
         let families = [Some(AddressFamily::Inet), ipv6.then_some(AddressFamily::Inet6)];
@@ -325,6 +336,15 @@ impl Open {
                 if let Some(device) = foreign.get(&seen.index) {
                     let network = IpNetwork::new(seen.address.network(), seen.address.prefix()).unwrap_or(seen.address);
                     namespace.foreign.networks.push((network, device.clone()));
+                }
+                if let Some(tunnel) = tunnels.get(&seen.index).and_then(|device| namespace.tunnels.get_mut(device)) {
+                    // A kernel before 5.18 keeps no mark.
+                    if seen.ours.unwrap_or(!seen.link_local) {
+                        tunnel.addresses.insert(seen.address);
+                    } else if !seen.link_local {
+                        tunnel.foreign.push(seen.address);
+                    }
+                    continue;
                 }
                 let Some(wire) = own.get(&seen.index) else { continue };
                 // A kernel before 5.18 keeps no mark: then it counts as ours if it is as the file says.
@@ -343,6 +363,17 @@ impl Open {
                     && (seen.metric == 0 || seen.to.prefix() != 0)
                 {
                     namespace.foreign.networks.push((seen.to, device.clone()));
+                }
+                let tunnel = seen.devices.iter().find_map(|index| tunnels.get(index));
+                if let Some(tunnel) = tunnel.and_then(|device| namespace.tunnels.get_mut(device)) {
+                    let of = |own: &IpNetwork| seen.to.contains(own.ip()) && seen.to.prefix() == own.prefix();
+                    if seen.via.is_none() && tunnel.addresses.iter().any(of) {
+                        let from = seen.from.filter(IpAddr::is_ipv4);
+                        tunnel.routes.insert(Route { to: seen.to, via: None, from });
+                    } else if !seen.kernel {
+                        tunnel.foreign.push(seen.to);
+                    }
+                    continue;
                 }
                 let Some(wire) = seen.devices.iter().find_map(|index| own.get(index)) else { continue };
                 let route = Route { to: seen.to, via: seen.via, from: seen.from };
@@ -385,7 +416,9 @@ impl Open {
         let known =
             remembered.into_iter().flatten().filter_map(|(path, value)| Some((Setting::of_path(path)?, *value)));
         // An end has its own say, and what was remembered of it went along with the whole namespace.
-        let an_end = |device: &Device| namespace.ends.values().any(|end| end.device == *device);
+        let an_end = |device: &Device| {
+            namespace.tunnels.contains_key(device) || namespace.ends.values().any(|end| end.device == *device)
+        };
         let known: Vec<_> = known.filter(|((device, _), _)| device.as_str() != "all" && !an_end(device)).collect();
         for (place, value) in known {
             others.insert(place.0.clone());
@@ -428,7 +461,8 @@ impl Open {
 fn others(topology: &Topology) -> BTreeMap<Name, BTreeSet<Device>> {
     let on = topology.wires.iter().flat_map(|wire| &wire.publish).filter_map(|publish| publish.on.clone());
     let uplinks = topology.host.uplinks.iter().cloned().chain(on);
-    let tunnels = topology.hubs.values().filter_map(|hub| {
+    // A tunnel that `wire` makes is set like an end.
+    let tunnels = topology.hubs.values().filter(|hub| hub.wireguard.is_none()).filter_map(|hub| {
         let tunnel = hub.clients.as_ref()?.device.clone();
         Some((hub.name.clone(), [tunnel].into_iter().chain(Device::new("default")).collect()))
     });

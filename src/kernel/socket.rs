@@ -11,7 +11,7 @@ use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader, NlaBuffer,
     NlasIterator,
 };
-pub use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+pub use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 

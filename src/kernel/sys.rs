@@ -21,6 +21,11 @@ const NS_GET_USERNS: libc::c_ulong = nix::request_code_none!(0xb7, 1) as libc::c
 const NS_GET_PARENT: libc::c_ulong = nix::request_code_none!(0xb7, 2) as libc::c_ulong;
 const NS_GET_OWNER_UID: libc::c_ulong = nix::request_code_none!(0xb7, 4) as libc::c_ulong;
 
+/// linux/if_tun.h.
+const TUNSETIFF: libc::c_ulong = nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()) as libc::c_ulong;
+const TUNSETPERSIST: libc::c_ulong = nix::request_code_write!(b'T', 203, size_of::<libc::c_int>()) as libc::c_ulong;
+const TUNSETIFINDEX: libc::c_ulong = nix::request_code_write!(b'T', 218, size_of::<libc::c_uint>()) as libc::c_ulong;
+
 /// A handle on a process, which stays that process's when its pid is handed out again. ESRCH: there is none.
 pub fn pidfd_open(pid: u32) -> nix::Result<OwnedFd> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| Errno::ESRCH)?;
@@ -101,6 +106,43 @@ pub fn hand_over(command: &mut Command, kept: [RawFd; 2]) {
     };
     // SAFETY: right before exec the closure makes system calls alone; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(place) };
+}
+
+/// A new TUN device of this name and index behind an open `/dev/net/tun`, gone when that is closed. EBUSY: the name is taken.
+pub fn tun(device: BorrowedFd, name: &str, index: u32) -> nix::Result<()> {
+    const TUN: libc::c_short = 0x0001;
+    const NO_PI: libc::c_short = 0x1000;
+    const EXCL: libc::c_short = -0x8000;
+    // SAFETY: all zeroes are a valid `ifreq`, which holds nothing but integers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // A zero is left to end the name.
+    if name.len() >= request.ifr_name.len() {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = TUN | NO_PI | EXCL;
+    let index = index as libc::c_uint;
+    // SAFETY: the pointer is to an integer that outlives the call, which reads it.
+    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), TUNSETIFINDEX as _, &raw const index) })?;
+    // SAFETY: the pointer is to a whole `ifreq` that outlives the call, and that it may write to.
+    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), TUNSETIFF as _, &raw mut request) }).map(drop)
+}
+
+/// Has that device stay when it is closed.
+pub fn keep_tun(device: BorrowedFd) -> nix::Result<()> {
+    // SAFETY: one integer goes in.
+    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), TUNSETPERSIST as _, 1) }).map(drop)
+}
+
+/// Gives a file of a directory another name there, which nothing must have (EEXIST). EINVAL: its file system cannot do that.
+pub fn rename_new(directory: BorrowedFd, from: &CStr, to: &CStr) -> nix::Result<()> {
+    let at = directory.as_raw_fd();
+    let flags = libc::RENAME_NOREPLACE;
+    // SAFETY: both pointers are to strings that end in NUL and outlive the call.
+    let done = unsafe { libc::syscall(libc::SYS_renameat2, at, from.as_ptr(), at, to.as_ptr(), flags) };
+    Errno::result(done).map(drop)
 }
 
 /// `SO_NETNS_COOKIE` (asm-generic/socket.h, Linux 5.14).

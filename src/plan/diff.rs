@@ -6,17 +6,22 @@ use ipnetwork::IpNetwork;
 
 use super::strangers::foreign_route;
 use super::{Action, Change, Finding, Plan, Waiting};
+use crate::state::tunnel::Keys;
 use crate::state::{End, Foreign, Maker, Marks, Namespace, Route, Setting, State};
 use crate::topology::{NETNS, Name};
 
 /// What has to change for `seen` to become `wanted`.
 pub fn diff(wanted: &State, seen: &State) -> Plan {
     let mut plan = Plan::default();
+    wanted.keys.iter().for_each(|(hub, keys)| plan.keys(hub, keys));
+    let to_make = |(hub, keys): (&'_ Name, &Keys)| (keys.private == Ok(None)).then(|| hub.clone());
+    let keys: BTreeSet<Name> = wanted.keys.iter().filter_map(to_make).collect();
     for (name, namespace) in &seen.namespaces {
         let empty = Namespace::default();
         let wanted = wanted.namespaces.get(name).unwrap_or(&empty);
         plan.making(name, wanted, namespace);
         plan.rules(name, wanted, namespace);
+        plan.tunnels(name, wanted, namespace, keys.contains(name));
         for device in namespace.strays.iter().filter(|device| !wanted.strays.contains(device)) {
             plan.change(
                 name,

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use self::dice::{Dice, name};
+use self::dice::{Dice, name, nameless};
 use self::linux::play;
 use super::{Action, Change, Difference, Plan, diff, strangers};
 use crate::desired;
 use crate::nft::{Chain, Foreign, Key, Rule, Table, Value};
 use crate::parse;
 use crate::rules::{Ranges, Rules};
+use crate::state::tunnel::{Kind, Wireguard};
 use crate::state::{Maker, Namespace, Route, Setting, State};
 use crate::target::Scope;
 use crate::topology::{Device, Name, Topology};
@@ -43,6 +44,7 @@ fn assert_order(plan: &Plan) {
         let opened: Vec<&Name> = match &change.action {
             Action::Create(ends) => ends.iter().map(|(node, _)| node).collect(),
             Action::Up | Action::AddRoute(_) | Action::AddAddress(_) | Action::SetOther(_, _, 1) => vec![&change.node],
+            Action::Tunnel(..) => vec![&change.node],
             Action::Set(Setting::Forwarding | Setting::ForceForwarding6, 1) => vec![&change.node],
             Action::SetAll(Setting::Forwarding | Setting::Forwarding6, 1) => vec![&change.node],
             _ => Vec::new(),
@@ -77,6 +79,7 @@ fn assert_holds(state: &State, wanted: &State, plan: &Plan) {
     }
     for (node, namespace) in &state.namespaces {
         let asked = &wanted.namespaces[node];
+        assert_tunnels(node, namespace, asked, state, plan);
         assert!(namespace.maker == asked.maker || namespace.inhabitant.is_some(), "who has made {node}");
         for wire in namespace.ends.keys() {
             assert!(asked.ends.contains_key(wire) || waits(wire) || blocked(wire), "{wire} is left in {node}");
@@ -90,6 +93,23 @@ fn assert_holds(state: &State, wanted: &State, plan: &Plan) {
         }
         let [seen, asked] = [namespace, asked].map(|namespace| namespace.table.as_deref().map(unused));
         assert_eq!(seen, asked, "the rules of {node}");
+    }
+}
+
+/// The tunnels of a node are as wanted: all but those whose name is somebody else's.
+fn assert_tunnels(node: &Name, seen: &Namespace, asked: &Namespace, state: &State, plan: &Plan) {
+    let blocked = plan.findings.iter().any(|finding| finding.node == *node && finding.kind == "taken");
+    assert!(seen.tunnels.keys().all(|device| asked.tunnels.contains_key(device)), "a tunnel is left in {node}");
+    for (device, wanted) in asked.tunnels.iter().filter(|_| !blocked) {
+        let (mut tunnel, mut wanted) = (seen.tunnels[device].clone(), wanted.clone());
+        nameless(&mut wanted);
+        if let Kind::Kernel(Wireguard { private: key @ None, .. }) = &mut wanted.kind {
+            // One that may not be used leaves the tunnel as it is.
+            *key = state.keys[node].private.clone().unwrap_or_default();
+        }
+        tunnel.settings.retain(|setting, _| wanted.settings.contains_key(setting));
+        (tunnel.foreign, wanted.foreign) = Default::default();
+        assert_eq!(tunnel, wanted, "{device} in {node}");
     }
 }
 
@@ -146,6 +166,7 @@ proptest! {
         let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
         for (node, namespace) in &state.namespaces {
             prop_assert!(namespace.ends.is_empty() && namespace.strays.is_empty() && namespace.table.is_none());
+            prop_assert!(namespace.tunnels.is_empty());
             let stays = namespace.inhabitant.is_some() || namespace.maker == Maker::Others;
             prop_assert_eq!(namespace.maker.has_made(), stays, "{} is left", node);
             if !stays {
@@ -174,7 +195,7 @@ proptest! {
         assert_order(&plan);
         let state = played(&plan, &seen).map_err(TestCaseError::fail)?;
         prop_assert!(state.namespaces.values().all(|here| here.ends.is_empty() && here.strays.is_empty()));
-        prop_assert!(state.namespaces.values().all(|here| here.table.is_none()));
+        prop_assert!(state.namespaces.values().all(|here| here.table.is_none() && here.tunnels.is_empty()));
         let stays = |here: &Namespace| here.inhabitant.is_some() || here.maker == Maker::Others;
         prop_assert!(state.namespaces.values().all(|here| here.maker.has_made() == stays(here)));
     }

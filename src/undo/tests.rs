@@ -8,10 +8,10 @@ use super::Undo;
 use super::elements::keep;
 use crate::nft::{Element, Key, Set, Table, Type, Value};
 use crate::plan::diff;
-use crate::plan::tests::dice::{Dice, name};
+use crate::plan::tests::dice::{Dice, keys, name};
 use crate::plan::tests::{played, unused, up};
 use crate::state::State;
-use crate::topology::{Name, Topology};
+use crate::topology::{Device, Name, Topology};
 
 /// Fails where one of two states is not as the other in what has to be the same again.
 fn assert_same(now: &State, before: &State) -> Result<(), TestCaseError> {
@@ -25,6 +25,7 @@ fn assert_same(now: &State, before: &State) -> Result<(), TestCaseError> {
             }
             prop_assert_eq!(one, other, "{} in {}", wire, node);
         }
+        prop_assert_eq!(&now.tunnels, &before.tunnels, "the tunnels of {}", node);
         prop_assert_eq!(&now.settings, &before.settings, "the settings of {}", node);
         prop_assert_eq!(&now.others, &before.others, "the devices of {}", node);
         prop_assert_eq!(&now.remembered, &before.remembered, "the settings of {}", node);
@@ -72,6 +73,7 @@ proptest! {
             before = played(&diff(&up(&first, &before), &before), &before).map_err(TestCaseError::fail)?;
         }
         missed_alone(&mut before, &second);
+        before.keys = keys(&second);
         let plan = diff(&up(&second, &before), &before);
         let undo = Undo::of(&before, &plan.changes);
         let after = played(&plan, &before).map_err(TestCaseError::fail)?;
@@ -85,6 +87,7 @@ proptest! {
         let (first, second) = (dice.topology(), dice.topology());
         let mut before = dice.seen(&first);
         missed_alone(&mut before, &second);
+        before.keys = keys(&second);
         let whole = up(&first, &before);
         for (node, here) in before.namespaces.iter_mut().filter(|(_, here)| here.maker.has_made()) {
             // The model has no cables without rules.
@@ -110,6 +113,10 @@ proptest! {
                 // A name that another one is to have back is given up.
                 one.device = other.device.clone();
                 prop_assert_eq!(one, other, "{} in {}", wire, node);
+            }
+            let touched = |device: &Device| undo.tunnels.contains_key(&(node.clone(), device.clone()));
+            for (device, tunnel) in after.tunnels.iter().filter(|(device, _)| !touched(device)) {
+                prop_assert_eq!(&here.tunnels[device], tunnel, "{} in {}", device, node);
             }
             let touched = |place: &Name| undo.settings.contains_key(place) || undo.others.contains_key(place);
             if !touched(node) || *node == replaced && !undo.made.contains(node) {

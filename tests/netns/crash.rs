@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::confirm;
-use crate::host::{Dump, Host, Output, Running, TOPOLOGY, WIRE, text};
+use crate::host::{Dump, Host, Output, Running, TOPOLOGY, WIRE};
 use crate::order::removes;
 use crate::packet::is_root;
 use crate::watch::Watch;
@@ -114,7 +114,8 @@ pub fn expect_rules(dump: &Dump, when: &str) {
             Some((_, link)) => {
                 let link: Value = serde_json::from_str(link).expect("a link is JSON");
                 let up = link["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "UP"));
-                let ours = link["group"] == GROUP || text(&link["address"]).starts_with("02:77:");
+                let ours =
+                    link["group"] == GROUP || link["address"].as_str().is_some_and(|mac| mac.starts_with("02:77:"));
                 up && ours
             }
             None => fact.contains(" setting ") && fact.ends_with("forwarding:1"),

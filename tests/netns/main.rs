@@ -10,6 +10,7 @@ mod cli;
 mod coexist;
 mod confirm;
 mod crash;
+mod device;
 mod down;
 mod generated;
 mod hand;

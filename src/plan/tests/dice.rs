@@ -7,7 +7,10 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use super::linux::newborn;
+use crate::error::Error;
+use crate::hub::orders::Secret;
 use crate::nft::{Chain, Element, Expression, Foreign, Key, Rule, Set, Table, Target, Text, Type, Value, Verdict};
+use crate::state::tunnel::{Keys, Kind, Peer, Tunnel};
 use crate::state::{self, End, Maker, Namespace, Route, Setting, State};
 use crate::topology::{Device, Name, Topology};
 use crate::{desired, parse};
@@ -47,8 +50,9 @@ impl Dice {
         let leaves = ["a", "b", "c", "d"];
         let mut pairs = Vec::new();
         let mut leaving = Vec::new();
+        let dials_in = self.chance(2);
         for hub in ["edge", "vpn"] {
-            if !self.chance(4) {
+            if hub == "vpn" && dials_in || !self.chance(4) {
                 pairs.push(("host", hub));
             }
         }
@@ -94,6 +98,9 @@ impl Dice {
         text += "]\n[host]\nuplinks = [\"up0\"]\n[module]\nm = [\"edge\", \"vpn\", \"a\", \"b\", \"c\", \"d\"]\n";
         text += "[hub.edge]\nzone = \"z\"\n[hub.vpn]\nzone = \"z\"\n";
         text += "clients = { prefix = \"10.100.0.0/24\", device = \"wg0\" }\n";
+        if dials_in {
+            self.wireguard(&mut text);
+        }
         for node in leaves.into_iter().chain(["edge", "vpn"]) {
             let _ = writeln!(text, "[node.{node}]");
             if leaving.contains(&node) {
@@ -106,9 +113,28 @@ impl Dice {
         parse::topology(&text).unwrap_or_else(|faults| panic!("{faults:#?}\n{text}"))
     }
 
+    /// Somebody may dial in, with a key of a few and an address of a few.
+    fn wireguard(&mut self, text: &mut String) {
+        let _ = write!(text, "[hub.vpn.wireguard]\nlisten = {}\n", self.pick(&[51820, 51821]));
+        let _ = writeln!(text, "private-key = \"{}\"", self.pick(&["/k/one", "/k/two"]));
+        let mut addresses = vec![2, 3, 4, 5];
+        for (n, name) in ["laptop", "phone", "tablet"].into_iter().enumerate() {
+            if self.chance(3) {
+                continue;
+            }
+            let address = addresses.remove(self.below(addresses.len()));
+            let key = public(n + 3 * self.below(2));
+            let _ = write!(text, "[[hub.vpn.wireguard.peer]]\nname = \"{name}\"\npublic-key = \"{key}\"\n");
+            let _ = write!(text, "address = \"10.100.0.{address}\"\nallow = []\n");
+            if self.chance(2) {
+                let _ = writeln!(text, "preshared-key = \"/k/{name}{}\"", self.below(2));
+            }
+        }
+    }
+
     /// Every node runs, or will by `up`, and has no wire yet.
     pub fn bare(&mut self, topology: &Topology) -> State {
-        let mut state = State::default();
+        let mut state = State { has_wireguard: self.chance(2), keys: keys(topology), ..State::default() };
         // Since 6.17.
         let forced = self.chance(2);
         for node in desired::namespaces(topology).into_iter().chain([name("struck-node")]) {
@@ -118,7 +144,7 @@ impl Dice {
             }
             let devices: &[&str] = match node.as_str() {
                 "host" => &["all", "up0"],
-                "vpn" if self.chance(2) => &["all", "default", "wg0"],
+                "vpn" if state.keys.is_empty() && self.chance(2) => &["all", "default", "wg0"],
                 "vpn" => &["all", "default"],
                 _ => &["all"],
             };
@@ -166,6 +192,8 @@ impl Dice {
             }
             let asked = &wanted.namespaces[node];
             (namespace.ends, namespace.table) = (asked.ends.clone(), asked.table.clone());
+            namespace.tunnels = asked.tunnels.clone();
+            namespace.tunnels.values_mut().for_each(nameless);
             if !node.is_host() && self.chance(2) {
                 namespace.remembered = std::mem::replace(&mut namespace.settings, self.whole());
                 namespace.remembered.retain(|setting, before| asked.settings.get(setting) != Some(before));
@@ -177,6 +205,9 @@ impl Dice {
         }
         for _ in 0..self.below(16) {
             self.damage(&wanted, &mut state);
+        }
+        for _ in 0..self.below(8) {
+            self.damage_tunnel(&mut state);
         }
         for namespace in state.namespaces.values_mut() {
             if self.chance(8) {
@@ -269,6 +300,70 @@ impl Dice {
                 let settings: Vec<Setting> = end.settings.keys().copied().collect();
                 let setting = self.pick(&settings);
                 end.settings.insert(setting, self.below(3) as i32 % if setting.is_ipv6() { 2 } else { 3 });
+            }
+        }
+    }
+
+    fn damage_tunnel(&mut self, state: &mut State) {
+        let kind = self.below(18);
+        if let Some(keys) = state.keys.get_mut("vpn") {
+            let names: Vec<Name> = keys.preshared.keys().cloned().collect();
+            match kind {
+                0 => keys.private = Ok(None),
+                1 => keys.private = Err(Error::failed("others can read it")),
+                2 if !names.is_empty() => {
+                    keys.preshared.insert(self.pick(&names), Err(Error::failed("others can read it")));
+                }
+                _ => {}
+            }
+        }
+        let device = Device::new(self.pick(&["wg0", "wg0", "wg0", "wg7"])).unwrap();
+        let other = self.pick(&["struck-node", "vpn"]);
+        let Some(here) = state.namespaces.get_mut(other).filter(|here| here.maker.has_made()) else { return };
+        let taken = here.foreign.has_device(device.as_str()) || here.ends.values().any(|end| end.device == device);
+        match kind {
+            3 if !taken => {
+                // What another file had made.
+                let mut tunnel = born(if self.chance(2) { Kind::User } else { Kind::Kernel(Default::default()) });
+                tunnel.marked = self.chance(2);
+                here.tunnels.insert(device.clone(), tunnel);
+            }
+            4 if other == "vpn" && !taken && !here.tunnels.contains_key(&device) => {
+                here.foreign.devices.push(vec![device.to_string()]);
+            }
+            _ => {}
+        }
+        let Some(tunnel) = here.tunnels.get_mut(&device) else { return };
+        match kind {
+            5 => drop(here.tunnels.remove(&device)),
+            6 => tunnel.marked = false,
+            7 => tunnel.mtu = 1280,
+            8 => (tunnel.up, tunnel.routes) = (false, BTreeSet::new()),
+            9 => (tunnel.addresses, tunnel.routes) = (BTreeSet::new(), BTreeSet::new()),
+            10 => drop(tunnel.addresses.insert(network("10.9.9.1/24"))),
+            11 => tunnel.routes.clear(),
+            12 => tunnel.foreign.push(network("10.66.0.0/16")),
+            13 => {
+                let settings: Vec<Setting> = tunnel.settings.keys().copied().collect();
+                if !settings.is_empty() {
+                    tunnel.settings.insert(self.pick(&settings), self.below(2) as i32);
+                }
+            }
+            _ => {
+                let Kind::Kernel(wireguard) = &mut tunnel.kind else { return };
+                let key = public(self.below(8));
+                let address = [network(&format!("10.100.0.{}/32", 2 + self.below(4)))];
+                match kind {
+                    14 => wireguard.private = self.chance(2).then(|| Secret("another".to_owned())),
+                    15 => wireguard.listen = 9,
+                    16 => drop(wireguard.peers.remove(&key)),
+                    _ => {
+                        let preshared = self.chance(2).then(|| Secret("another".to_owned()));
+                        wireguard.peers.values_mut().for_each(|peer| peer.allowed.retain(|own| !address.contains(own)));
+                        let allowed = address.into_iter().filter(|_| !self.chance(4)).collect();
+                        wireguard.peers.insert(key, Peer { name: None, preshared, allowed, heard: Default::default() });
+                    }
+                }
             }
         }
     }
@@ -442,6 +537,45 @@ impl Dice {
     }
 }
 
+/// The key of one of a few peers.
+fn public(n: usize) -> String {
+    let digit = b"ABCDEFGHIJ"[n] as char;
+    format!("{}=", digit.to_string().repeat(42) + "A")
+}
+
+/// What the files that a topology names hold.
+pub fn keys(topology: &Topology) -> BTreeMap<Name, Keys> {
+    let hubs = topology.hubs.values().filter_map(|hub| Some((hub.name.clone(), hub.wireguard.as_ref()?)));
+    let hubs = hubs.map(|(name, own)| {
+        let named = own.peers.iter().filter_map(|peer| Some((peer.name.clone(), peer.preshared_key.clone()?)));
+        let preshared = named.map(|(peer, path)| (peer, Ok(Secret(path)))).collect();
+        let path = own.private_key.clone();
+        (name, Keys { private: Ok(Some(Secret(path.clone()))), path, preshared })
+    });
+    hubs.collect()
+}
+
+/// The kernel knows keys alone.
+pub fn nameless(tunnel: &mut Tunnel) {
+    if let Kind::Kernel(wireguard) = &mut tunnel.kind {
+        wireguard.peers.values_mut().for_each(|peer| peer.name = None);
+    }
+}
+
+fn born(kind: Kind) -> Tunnel {
+    Tunnel {
+        kind,
+        marked: true,
+        mtu: 1420,
+        up: false,
+        addresses: BTreeSet::new(),
+        routes: BTreeSet::new(),
+        settings: BTreeMap::new(),
+        traffic: Default::default(),
+        foreign: Vec::new(),
+    }
+}
+
 fn nodes_with(state: &State, wire: &Name) -> usize {
     state.namespaces.values().filter(|namespace| namespace.ends.contains_key(wire)).count()
 }
@@ -449,8 +583,9 @@ fn nodes_with(state: &State, wire: &Name) -> usize {
 /// Takes away what no kernel could show.
 fn lawful(state: &mut State) {
     for namespace in state.namespaces.values_mut() {
-        let Namespace { ends, strays, foreign, others, .. } = namespace;
+        let Namespace { ends, strays, foreign, others, tunnels, .. } = namespace;
         let devices = ends.values().map(|end| end.device.to_string()).chain(strays.iter().map(Device::to_string));
+        let devices = devices.chain(tunnels.keys().map(Device::to_string));
         let names: BTreeSet<String> = devices.chain(foreign.devices.iter().flatten().cloned()).collect();
         foreign.addresses.retain(|(wire, _)| ends.contains_key(wire));
         foreign.addresses.sort();

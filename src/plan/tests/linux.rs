@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use crate::hub::orders::Secret;
 use crate::nft::Table;
+use crate::plan::tunnel::Step;
 use crate::plan::{Action, Change};
+use crate::state::tunnel::{Heard, Kind, Peer, Tunnel};
 use crate::state::{End, Maker, Namespace, Route, Setting, State};
 use crate::topology::{Device, Name};
 
@@ -45,11 +48,19 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
             must(matches!(namespace.maker, Maker::Wire | Maker::Killed), "it is not wire's")?;
             must(namespace.inhabitant.is_none(), "somebody lives in it")?;
             must(namespace.ends.is_empty() && namespace.table.is_none(), "cables and rules go before it")?;
+            must(namespace.tunnels.is_empty(), "tunnels go before it")?;
             *namespace = newborn(namespace);
+            return Ok(());
+        }
+        (Action::MakeKey(_), _) => {
+            let keys = state.keys.get_mut(node).ok_or("nobody has a key there")?;
+            must(keys.private == Ok(None), "EEXIST")?;
+            keys.private = Ok(Some(Secret("made".to_owned())));
             return Ok(());
         }
         _ => {}
     }
+    let made = state.keys.get(node).and_then(|keys| keys.private.clone().ok()?);
     let namespace = state.namespaces.get_mut(node).ok_or("no such namespace")?;
     must(namespace.maker.has_made(), "ENOENT: there is no namespace")?;
     let before = seen.namespaces.get(node).ok_or("nobody has seen it")?;
@@ -65,8 +76,10 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
             namespace.table = Some(Arc::new(loaded(&load.table, namespace.table.as_deref())));
             return Ok(());
         }
+        Action::Tunnel(device, step) => return tunnel(namespace, device, step, made.as_ref()),
         Action::Unload => {
             must(namespace.ends.is_empty() && namespace.strays.is_empty(), "cables go before rules")?;
+            must(namespace.tunnels.is_empty(), "tunnels go before rules")?;
             return must(namespace.table.take().is_some(), "ENOENT: there are no rules");
         }
         _ => {}
@@ -140,6 +153,8 @@ pub fn play(state: &mut State, change: &Change, seen: &State) -> Done {
         }
         Action::AddRoute(route) => add_route(end, route)?,
         Action::Make
+        | Action::MakeKey(_)
+        | Action::Tunnel(..)
         | Action::Unmake
         | Action::Remove { .. }
         | Action::Create(_)
@@ -156,6 +171,7 @@ fn remove(state: &mut State, node: &Name, wire: Option<&Name>, device: &Device) 
     let namespace = state.namespaces.get_mut(node).ok_or("no such namespace")?;
     let Some(wire) = wire else {
         namespace.strays.retain(|stray| stray != device);
+        namespace.tunnels.remove(device);
         return Ok(());
     };
     let far = namespace.ends.get(wire).and_then(|end| end.far.clone());
@@ -164,6 +180,70 @@ fn remove(state: &mut State, node: &Name, wire: Option<&Name>, device: &Device) 
         namespace.ends.remove(wire);
         namespace.foreign.addresses.retain(|(on, _)| on != wire);
         namespace.foreign.routes.retain(|(on, _)| on != wire);
+    }
+    Ok(())
+}
+
+/// A tunnel, whose peers are each other's business only where one takes another's address.
+fn tunnel(namespace: &mut Namespace, device: &Device, step: &Step, made: Option<&Secret>) -> Done {
+    if let Step::Create(wanted) = step {
+        must(namespace.table.is_some(), "rules come before cables")?;
+        free(namespace, device.as_str())?;
+        let mut tunnel = Tunnel { traffic: Default::default(), foreign: Vec::new(), ..wanted.as_ref().clone() };
+        if let Kind::Kernel(wireguard) = &mut tunnel.kind {
+            must(wireguard.peers.is_empty(), "peers come one by one")?;
+            wireguard.private = wireguard.private.take().or(made.cloned());
+        }
+        namespace.tunnels.insert(device.clone(), tunnel);
+        return Ok(());
+    }
+    let policed = namespace.table.is_some();
+    let tunnel = namespace.tunnels.get_mut(device).ok_or("ENODEV")?;
+    let subnet = |address: &IpNetwork| subnet(address);
+    match (step, &mut tunnel.kind) {
+        (Step::Create(_), _) => {}
+        (Step::Mark, _) => tunnel.marked = true,
+        (Step::Mtu(mtu), _) => tunnel.mtu = *mtu,
+        (Step::Set(setting, value), _) => {
+            must(policed || !forwards(*setting) || *value == 0, "rules come before forwarding")?;
+            tunnel.settings.insert(*setting, *value);
+        }
+        (Step::RemoveAddress(address), _) => {
+            must(tunnel.addresses.remove(address), "EADDRNOTAVAIL")?;
+            tunnel.routes.retain(|route| *route != subnet(address));
+        }
+        (Step::AddAddress(address), _) => {
+            must(tunnel.addresses.insert(*address), "EEXIST")?;
+            tunnel.routes.extend(tunnel.up.then(|| subnet(address)));
+        }
+        (Step::Up, _) => {
+            must(policed, "rules come before cables")?;
+            must(!std::mem::replace(&mut tunnel.up, true), "it is up already")?;
+            tunnel.routes.extend(tunnel.addresses.iter().map(subnet));
+        }
+        (Step::AddRoute(route), _) => {
+            must(tunnel.up, "ENETDOWN")?;
+            must(tunnel.routes.insert(*route), "the route is there")?;
+        }
+        (_, Kind::User) => return Err("the kernel knows nothing of it".to_owned()),
+        (Step::Key(key), Kind::Kernel(wireguard)) => {
+            wireguard.private = Some(key.as_ref().or(made).ok_or("there is no key")?.clone());
+        }
+        (Step::Listen(port), Kind::Kernel(wireguard)) => wireguard.listen = *port,
+        (Step::RemovePeer(peer), Kind::Kernel(wireguard)) => {
+            must(wireguard.peers.remove(&peer.key).is_some(), "no such peer")?;
+        }
+        (Step::SetPeer(change), Kind::Kernel(wireguard)) => {
+            let known = wireguard.peers.contains_key(&change.peer.key);
+            must(known != change.is_new, "it is there, or it is not")?;
+            for (_, other) in wireguard.peers.iter_mut().filter(|(key, _)| **key != change.peer.key) {
+                other.allowed.retain(|network| !change.allowed.iter().flatten().any(|taken| taken == network));
+            }
+            let bare = Peer { name: None, preshared: None, allowed: [].into(), heard: Heard::default() };
+            let peer = wireguard.peers.entry(change.peer.key.clone()).or_insert(bare);
+            peer.allowed = change.allowed.clone().unwrap_or(std::mem::take(&mut peer.allowed));
+            peer.preshared = change.preshared.clone().unwrap_or(peer.preshared.take());
+        }
     }
     Ok(())
 }
@@ -198,7 +278,8 @@ fn create(namespace: Option<&mut Namespace>, wire: &Name, wanted: &End) -> Done 
 fn free(namespace: &Namespace, name: &str) -> Done {
     let taken = |(wire, end): (&Name, &End)| end.device.as_str() == name || end.altname && wire.as_str() == name;
     let strays = namespace.strays.iter().any(|stray| stray.as_str() == name);
-    let known = namespace.ends.iter().any(taken) || strays || namespace.foreign.has_device(name);
+    let tunnels = namespace.tunnels.keys().any(|device| device.as_str() == name);
+    let known = namespace.ends.iter().any(taken) || strays || tunnels || namespace.foreign.has_device(name);
     must(!known, format!("EEXIST: `{name}`"))
 }
 

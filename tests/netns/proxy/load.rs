@@ -47,14 +47,18 @@ print(len(good), bad)
 fn no_request_is_lost_by_reloads_and_restarts() {
     let mut house = House::closed();
     house.upstream(8080);
-    let sites = [json!([site("a.example", 8080, json!({}))]), json!([site("a.example", 8080, json!({ "headers": { "x": "y" } }))])];
+    let sites = [
+        json!([site("a.example", 8080, json!({}))]),
+        json!([site("a.example", 8080, json!({ "headers": { "x": "y" } }))]),
+    ];
     house.start(&sites[0]);
     house.host.write("/run/clients.py", CLIENTS);
     let mut clients = house.host.start("host", &["python3", "/run/clients.py", ADDRESS, "20"]);
     let mut out = std::io::BufReader::new(clients.0.stdout.take().expect("a pipe"));
     let mut line = String::new();
     std::io::BufRead::read_line(&mut out, &mut line).expect("a line");
-    let h2 = ["h2load", "-c", "10", "-m", "5", "-D", "6", &format!("--connect-to={ADDRESS}:443"), "https://a.example/load"];
+    let h2 =
+        ["h2load", "-c", "10", "-m", "5", "-D", "6", &format!("--connect-to={ADDRESS}:443"), "https://a.example/load"];
     std::thread::scope(|scope| {
         let load = scope.spawn(|| house.host.run("host", &h2));
         for number in 0..50 {

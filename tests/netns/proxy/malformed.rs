@@ -76,7 +76,10 @@ fn a_request_is_never_two_and_a_broken_one_is_none() {
     assert_eq!(answers.len(), cases.len());
     for ((name, _, status), (end, answer)) in cases.iter().zip(&answers) {
         let answer = String::from_utf8_lossy(answer);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) || answer.starts_with(&format!("HTTP/1.0 {status} ")), "{name}: {end} {answer:?}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) || answer.starts_with(&format!("HTTP/1.0 {status} ")),
+            "{name}: {end} {answer:?}"
+        );
         assert_eq!(answer.matches("HTTP/1.").count(), 1, "{name}: {answer:?}");
     }
     // Each is logged, as what it was.
@@ -106,7 +109,8 @@ fn what_is_odd_but_clear_passes_plainly() {
         ],
         "http/1.1",
     );
-    let counts: Vec<_> = answers.iter().map(|(_, answer)| String::from_utf8_lossy(answer).matches(" 200 OK").count()).collect();
+    let counts: Vec<_> =
+        answers.iter().map(|(_, answer)| String::from_utf8_lossy(answer).matches(" 200 OK").count()).collect();
     assert_eq!(counts, [1, 2, 1, 1], "{answers:?}");
     let heard = house.all_heard();
     let paths: Vec<_> = heard.iter().map(|one| one["path"].as_str().unwrap()).collect();
@@ -135,9 +139,8 @@ fn http_2_is_no_way_around() {
     let head = [(":method", "GET"), (":scheme", "https"), (":authority", "a.example"), (":path", "/first")];
     let with = |more: &[(&str, &str)]| block(&[&head[..], more].concat());
     let without = |name: &str| block(&head.iter().filter(|one| one.0 != name).copied().collect::<Vec<_>>());
-    let instead = |name: &str, value: &'static str| {
-        block(&head.map(|one| if one.0 == name { (one.0, value) } else { one }))
-    };
+    let instead =
+        |name: &str, value: &'static str| block(&head.map(|one| if one.0 == name { (one.0, value) } else { one }));
     let cases = [
         ("a name in upper case", with(&[("X-Upper", "a")])),
         ("CR LF in a value", with(&[("x", "a\r\nx-forwarded-for: 1.2.3.4")])),
@@ -165,10 +168,7 @@ fn http_2_is_no_way_around() {
         ("a user in the authority", instead(":authority", "u@a.example")),
         ("another authority", instead(":authority", "b.example")),
         ("CONNECT", block(&[(":method", "CONNECT"), (":authority", "a.example")])),
-        (
-            "extended CONNECT",
-            block(&[&[(":method", "CONNECT"), (":protocol", "websocket")], &head[1..]].concat()),
-        ),
+        ("extended CONNECT", block(&[&[(":method", "CONNECT"), (":protocol", "websocket")], &head[1..]].concat())),
         ("a length that is not so", with(&[("content-length", "5")])),
     ];
     let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();

@@ -78,7 +78,11 @@ fn an_upstream_that_hears_nothing_is_given_up_sooner() {
     house.start(&json!([site("a.example", 8080, json!({}))]));
     let begun = Instant::now();
     assert_eq!(house.status(&["https://a.example/"]), "502");
-    assert!(begun.elapsed() > Duration::from_secs(4) && begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() > Duration::from_secs(4) && begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
     let again = Instant::now();
     assert_eq!(house.status(&["https://a.example/"]), "502");
     assert!(again.elapsed() < Duration::from_secs(1), "the next need not wait: {:?}", again.elapsed());

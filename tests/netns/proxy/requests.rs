@@ -64,7 +64,8 @@ fn the_upstream_learns_who_asks_and_only_from_the_proxy() {
 fn an_answer_has_the_headers_of_its_site() {
     let house = house();
     for protocol in ["--http1.1", "--http2"] {
-        let answer = |url: &str| house.curl(&[protocol, "-D", "-", "-o", "/dev/null", url]).expect(0).stdout.to_lowercase();
+        let answer =
+            |url: &str| house.curl(&[protocol, "-D", "-", "-o", "/dev/null", url]).expect(0).stdout.to_lowercase();
         let usual = answer("https://a.example/chunked");
         for line in [
             "strict-transport-security: max-age=63072000\r",
@@ -128,7 +129,9 @@ fn an_upstream_that_is_back_is_told_and_used() {
 #[test]
 fn a_body_is_as_large_as_its_site_allows() {
     let house = house();
-    house.host.sh("head -c 1000 /dev/zero >/run/fits; head -c 1001 /dev/zero >/run/large; head -c 9000000 /dev/zero >/run/9m");
+    house.host.sh(
+        "head -c 1000 /dev/zero >/run/fits; head -c 1001 /dev/zero >/run/large; head -c 9000000 /dev/zero >/run/9m",
+    );
     for protocol in ["--http1.1", "--http2"] {
         let post = |file: &str, besides: &[&str]| {
             let file = format!("@/run/{file}");
@@ -160,7 +163,8 @@ fn a_client_that_asks_too_often_waits() {
 #[test]
 fn names_that_moved_are_sent_on_and_so_is_port_80() {
     let house = house();
-    let moved = |args: &[&str]| house.curl(&[&["-o", "/dev/null", "-w", "%{http_code} %{redirect_url}"], args].concat()).stdout;
+    let moved =
+        |args: &[&str]| house.curl(&[&["-o", "/dev/null", "-w", "%{http_code} %{redirect_url}"], args].concat()).stdout;
     for protocol in ["--http1.1", "--http2"] {
         assert_eq!(moved(&[protocol, "https://www.a.example/x?y=z"]), "308 https://a.example/x?y=z");
         assert_eq!(moved(&[protocol, "-d", "x", "https://www.a.example/"]), "308 https://a.example/");

@@ -68,9 +68,21 @@ fn nothing_else_is_an_upgrade() {
         let upgrade = format!("Upgrade: {upgrade}");
         let settings = "HTTP2-Settings: AAMAAABkAAQAAP__";
         let heard = house.heard(&[
-            "--http1.1", "-X", method, "-H", "Connection: Upgrade, HTTP2-Settings", "-H", &upgrade, "-H", settings, "https://a.example/",
+            "--http1.1",
+            "-X",
+            method,
+            "-H",
+            "Connection: Upgrade, HTTP2-Settings",
+            "-H",
+            &upgrade,
+            "-H",
+            settings,
+            "https://a.example/",
         ]);
         let headers = heard["headers"].as_object().expect("headers");
-        assert!(!headers.keys().any(|name| ["upgrade", "connection", "http2-settings"].contains(&&**name)), "{headers:?}");
+        assert!(
+            !headers.keys().any(|name| ["upgrade", "connection", "http2-settings"].contains(&&**name)),
+            "{headers:?}"
+        );
     }
 }

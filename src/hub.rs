@@ -14,12 +14,12 @@ use crate::rules::Rules;
 use crate::sets;
 use crate::state::State;
 use crate::target::Scope;
-use crate::topology::{Flow, Hub, Mode, Name, Per, Protocol, Service, Tls, Topology};
+use crate::topology::{self, Flow, Hub, Mode, Name, Per, Protocol, Service, Tls, Topology};
 use crate::voice::{Voice, count};
 
 pub mod orders;
 
-use orders::{Acme, Answer, Ask, Orders, Proxy, Rate, Redirect, Site, Upstream};
+use orders::{Acme, Answer, Ask, Orders, Peer, Proxy, Rate, Redirect, Site, Tunnel, Upstream};
 
 /// Let's Encrypt, where nobody says otherwise.
 const DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
@@ -31,8 +31,8 @@ pub fn run(voice: &Voice, topology: &Topology, name: &str) -> Result<Exit, Error
     let hub = find(topology, name)?;
     let place = process::Place::take(hub.name.as_str())?;
     let lock = apply::lock(voice)?;
-    wired(voice, topology, hub, &lock)?;
-    let orders = orders(topology, hub)?;
+    let seen = wired(voice, topology, hub, &lock)?;
+    let orders = orders(topology, hub, &seen)?;
     drop(lock);
     voice.say(&format!("hub `{}` serves {}", hub.name, serves(hub)));
     let never = process::run(topology, &hub.name, place, &orders)?;
@@ -61,7 +61,7 @@ fn find<'t>(topology: &'t Topology, name: &str) -> Result<&'t Hub, Error> {
 }
 
 /// What `wire up` does for the hub, so that its namespace, rules, wires and tunnel are there before it serves.
-fn wired(voice: &Voice, topology: &Topology, hub: &Hub, lock: &Lock) -> Result<(), Error> {
+fn wired(voice: &Voice, topology: &Topology, hub: &Hub, lock: &Lock) -> Result<State, Error> {
     let scope = Scope::of(topology, &[format!("node:{}", hub.name)])?;
     let answers = sets::ask(topology.sets.values());
     let ranges = sets::ranges(&sets::renewed(voice, topology, &answers, lock)?);
@@ -75,7 +75,7 @@ fn wired(voice: &Voice, topology: &Topology, hub: &Hub, lock: &Lock) -> Result<(
     match seen.waiting.get(&hub.name).or(seen.refused.get(&hub.name)) {
         Some(reason) => Err(Error::failed(format!("hub `{}` has no namespace to run in: {reason}", hub.name))
             .hint("start its container first; without `container` in its [node], wire makes a namespace itself")),
-        None => Ok(()),
+        None => Ok(seen),
     }
 }
 
@@ -93,9 +93,35 @@ fn serves(hub: &Hub) -> String {
     parts.join(", ")
 }
 
-/// Everything a hub serves.
-pub fn orders(topology: &Topology, hub: &Hub) -> Result<Orders, Error> {
-    Ok(Orders { hub: hub.name.to_string(), tunnel: None, proxy: hub.serves_web().then(|| proxy(topology, hub)) })
+/// Everything a hub serves, with the keys that were found when it was looked at.
+pub fn orders(topology: &Topology, hub: &Hub, seen: &State) -> Result<Orders, Error> {
+    let proxy = hub.serves_web().then(|| proxy(topology, hub));
+    Ok(Orders { hub: hub.name.to_string(), tunnel: tunnel(hub, seen)?, proxy })
+}
+
+/// What the kernel does itself where it has WireGuard.
+fn tunnel(hub: &Hub, seen: &State) -> Result<Option<Tunnel>, Error> {
+    let (Some(wireguard), Some(clients)) = (&hub.wireguard, &hub.clients) else { return Ok(None) };
+    if seen.has_wireguard {
+        return Ok(None);
+    }
+    let path = &wireguard.private_key;
+    let keys = seen.keys.get(&hub.name).ok_or_else(|| Error::failed(format!("nobody has looked at the key {path}")))?;
+    let private = keys.private.clone()?.ok_or_else(|| Error::failed(format!("there is no key {path}")))?;
+    let peer = |peer: &topology::Peer| {
+        Ok(Peer {
+            name: peer.name.to_string(),
+            public_key: peer.public_key.clone(),
+            preshared_key: keys.preshared.get(&peer.name).cloned().transpose()?,
+            address: peer.address,
+        })
+    };
+    Ok(Some(Tunnel {
+        device: clients.device.as_str().to_owned(),
+        listen: wireguard.listen,
+        private_key: private,
+        peers: wireguard.peers.iter().map(peer).collect::<Result<_, Error>>()?,
+    }))
 }
 
 fn proxy(topology: &Topology, hub: &Hub) -> Proxy {
@@ -119,7 +145,7 @@ fn proxy(topology: &Topology, hub: &Hub) -> Proxy {
             body: site.body,
         })
     });
-    let redirect = |redirect: &crate::topology::Redirect| Redirect {
+    let redirect = |redirect: &topology::Redirect| Redirect {
         host: redirect.host.to_ascii_lowercase(),
         to: redirect.to.clone(),
         tls: tls(redirect.tls.as_ref()),
@@ -138,7 +164,7 @@ fn proxy(topology: &Topology, hub: &Hub) -> Proxy {
 }
 
 /// The far end of the wire that lets the hub open the port. A checked file has one for every site.
-fn upstream(topology: &Topology, hub: &Hub, to: &crate::topology::Upstream) -> Option<Upstream> {
+fn upstream(topology: &Topology, hub: &Hub, to: &topology::Upstream) -> Option<Upstream> {
     let wanted = Service { protocol: Protocol::Tcp, ports: vec![(to.port, to.port)], icmp_type: None };
     let leaf = topology.namespace_of(&to.node);
     let lets = |flow: &Flow| flow.flow.covers(&wanted) && flow.to.is_none();
@@ -184,10 +210,10 @@ fn nameservers(hub: &Name) -> Vec<IpAddr> {
 }
 
 /// Tells hubs in scope that run what they are to serve from now on. Returns those that should run and do not.
-pub fn tell(voice: &Voice, topology: &Topology, scope: &Scope, _lock: &Lock) -> Vec<Name> {
+pub fn tell(voice: &Voice, topology: &Topology, scope: &Scope, seen: &State, _lock: &Lock) -> Vec<Name> {
     let mut missing = Vec::new();
     for hub in topology.hubs.values().filter(|hub| hub.is_run() && scope.has_node(&hub.name)) {
-        match told(topology, hub) {
+        match told(topology, hub, seen) {
             Ok(Told::Nobody) => missing.push(hub.name.clone()),
             Ok(Told::AsBefore) => {}
             Ok(Told::Taken) => voice.say(&format!("hub `{}` serves {} now", hub.name, serves(hub))),
@@ -203,8 +229,8 @@ enum Told {
     Taken,
 }
 
-fn told(topology: &Topology, hub: &Hub) -> Result<Told, Error> {
-    let orders = orders(topology, hub)?;
+fn told(topology: &Topology, hub: &Hub, seen: &State) -> Result<Told, Error> {
+    let orders = orders(topology, hub, seen)?;
     match process::ask(hub.name.as_str(), &Ask::Likeness)? {
         Asked::Nobody => return Ok(Told::Nobody),
         Asked::Answered(Answer::Likeness(likeness)) if likeness == orders.likeness() => return Ok(Told::AsBefore),

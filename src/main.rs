@@ -360,7 +360,7 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool, term: Opt
     report.undone_in = undone_in;
     report.findings.extend(foreign::findings(&rules, scope, &seen));
     voice.report(&report, "up");
-    hubs(voice, topology, scope, term.is_some(), &lock);
+    hubs(voice, topology, scope, term.is_some(), &seen, &lock);
     match term {
         None => confirm::remind(voice, &lock),
         Some(_) if undone_in.is_none() => voice.say("nothing was changed, so nothing waits for confirmation"),
@@ -379,14 +379,14 @@ fn up(voice: &Voice, topology: &Topology, scope: &Scope, strict: bool, term: Opt
 }
 
 /// Tells the hubs what they are to serve, and who watches over them which do not run.
-fn hubs(voice: &Voice, topology: &Topology, scope: &Scope, waits: bool, lock: &Lock) {
+fn hubs(voice: &Voice, topology: &Topology, scope: &Scope, waits: bool, seen: &State, lock: &Lock) {
     if waits {
         if topology.hubs.values().any(|hub| hub.is_run() && scope.has_node(&hub.name)) {
             voice.say("hubs serve what they did before until `wire up` is run without --confirm");
         }
         return;
     }
-    for hub in hub::tell(voice, topology, scope, lock) {
+    for hub in hub::tell(voice, topology, scope, seen, lock) {
         let how = format!("start the service `wire-hub@{hub}`, or `wire hub {hub}`");
         voice.warn(&Error::failed(format!("hub `{hub}` should run and does not")).hint(how));
     }

@@ -352,7 +352,7 @@ impl Watch<'_> {
         self.ears.looked(&seen);
         self.remembered = self.run.remembered()?;
         report.findings.extend(foreign::findings(&rules, scope, &seen));
-        hub::tell(&self.hushed, &self.topology, scope, &lock);
+        hub::tell(&self.hushed, &self.topology, scope, &seen, &lock);
         self.teller.warn(self.hushed.kept());
         self.hold(kernel);
         Ok(Some(report))

@@ -17,6 +17,7 @@ use crate::target::Scope;
 use crate::topology::{self, Flow, Hub, Mode, Name, Per, Protocol, Service, Tls, Topology};
 use crate::voice::{Voice, count};
 
+pub mod heard;
 pub mod orders;
 
 use orders::{Acme, Answer, Ask, Orders, Peer, Proxy, Rate, Redirect, Site, Tunnel, Upstream};
@@ -108,11 +109,12 @@ fn tunnel(hub: &Hub, seen: &State) -> Result<Option<Tunnel>, Error> {
     let path = &wireguard.private_key;
     let keys = seen.keys.get(&hub.name).ok_or_else(|| Error::failed(format!("nobody has looked at the key {path}")))?;
     let private = keys.private.clone()?.ok_or_else(|| Error::failed(format!("there is no key {path}")))?;
+    // One whose preshared key may not be used keeps nobody else out; that was told when it was looked at.
     let peer = |peer: &topology::Peer| {
-        Ok(Peer {
+        Some(Peer {
             name: peer.name.to_string(),
             public_key: peer.public_key.clone(),
-            preshared_key: keys.preshared.get(&peer.name).cloned().transpose()?,
+            preshared_key: keys.preshared.get(&peer.name).cloned().transpose().ok()?,
             address: peer.address,
         })
     };
@@ -120,7 +122,7 @@ fn tunnel(hub: &Hub, seen: &State) -> Result<Option<Tunnel>, Error> {
         device: clients.device.as_str().to_owned(),
         listen: wireguard.listen,
         private_key: private,
-        peers: wireguard.peers.iter().map(peer).collect::<Result<_, Error>>()?,
+        peers: wireguard.peers.iter().filter_map(peer).collect(),
     }))
 }
 

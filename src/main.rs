@@ -286,6 +286,7 @@ fn audit(voice: &Voice, path: &str, topology: &Topology, scope: &Scope, publishe
     strangers.extend(foreign::findings(&rules, scope, &seen));
     let mut audit = report::audit(topology, scope, &seen, &plan, strangers);
     audit.published = published.then(|| why::published(topology));
+    audit.hubs = hub::heard::hubs(voice, topology, scope, &seen);
     voice.audit(&audit, path);
     Ok(audit.exit())
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Exit, Fault};
 use crate::foreign;
+use crate::hub::heard::AuditedHub;
 use crate::plan::{Action, Change, Finding, Plan, RULES, Waiting};
 use crate::state::{State, Traffic};
 use crate::target::Scope;
@@ -38,6 +39,8 @@ impl Report {
 pub struct Audit {
     pub wires: Vec<AuditedWire>,
     pub deviations: Vec<Deviation>,
+    /// Those in scope that `wire` runs, where that was asked.
+    pub hubs: Vec<AuditedHub>,
     /// What is reachable from outside, where that was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published: Option<Vec<Published>>,
@@ -153,7 +156,7 @@ pub fn audit(topology: &Topology, scope: &Scope, seen: &State, plan: &Plan, stra
         denied: counted("denied", wire, seen),
         watched: counted("watched", wire, seen),
     });
-    Audit { wires: wires.collect(), deviations, published: None }
+    Audit { wires: wires.collect(), deviations, hubs: Vec::new(), published: None }
 }
 
 /// What the counters of both ends have counted.
@@ -403,7 +406,47 @@ pub fn audit_table(audit: &Audit, paint: Paint) -> String {
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }
-    text + &deviations(audit, paint)
+    text + &peers(audit, paint) + &deviations(audit, paint)
+}
+
+/// Who dials in, each peer a line.
+fn peers(audit: &Audit, paint: Paint) -> String {
+    let heads = ["HUB", "PEER", "ADDRESS", "STATE", "HEARD AT", "BYTES"];
+    let mut rows: Vec<[String; 6]> = Vec::new();
+    for hub in &audit.hubs {
+        rows.extend(hub.peers.iter().map(|peer| {
+            [
+                hub.hub.to_string(),
+                peer.name.to_string(),
+                peer.address.to_string(),
+                peer.state.word().to_owned(),
+                peer.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
+                format!("{} – {}", bytes(peer.rx_bytes), bytes(peer.tx_bytes)),
+            ]
+        }));
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    rows.insert(0, heads.map(str::to_owned));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let mut text = "\n".to_owned();
+    for (i, row) in rows.iter().enumerate() {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let padded = format!("{cell:width$}");
+            line += &match (i, column, cell.as_str()) {
+                (0, _, _) => paint.faint(&padded),
+                (_, 3, "online") => paint.good(&padded),
+                (_, 3, "stale") => paint.careful(&padded),
+                _ => padded,
+            };
+            line += "  ";
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
 }
 
 /// What is reachable from outside, one a line: the port, the name, where it ends, and the sentence that says all of it with its

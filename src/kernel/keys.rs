@@ -2,7 +2,6 @@
 //! looked at first, on what was opened: no link, a plain file, root's or ours, nobody else's to read. A hub's own key is made where
 //! it is missing; peers' are their owners'. Nothing here says a key.
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{DirBuilder, File};
 use std::io::{Read, Write};
@@ -24,31 +23,12 @@ use super::run::Lock;
 use super::sys;
 use crate::error::{Context, Error};
 use crate::hub::orders::Secret;
-use crate::topology::{Name, Wireguard};
 
 #[cfg(test)]
 mod tests;
 
 /// A key is 44 characters and the end of its line; whatever is larger is something else.
 const LARGEST: u64 = 4096;
-
-/// The secrets of a hub's tunnel.
-pub struct Keys {
-    pub private: Secret,
-    /// By peer, of those that have one.
-    pub preshared: BTreeMap<Name, Secret>,
-}
-
-/// The keys that the file names, the hub's own made where it is missing.
-pub fn of(wireguard: &Wireguard, lock: &Lock) -> Result<Keys, Error> {
-    let private = match private(&wireguard.private_key)? {
-        Some(key) => key,
-        None => make(&wireguard.private_key, lock)?,
-    };
-    let named = wireguard.peers.iter().filter_map(|peer| Some((peer.name.clone(), peer.preshared_key.as_ref()?)));
-    let preshared = named.map(|(name, path)| Ok((name, preshared(path)?))).collect::<Result<_, Error>>()?;
-    Ok(Keys { private, preshared })
-}
 
 /// A hub's own key, if there is a file of it, as WireGuard uses it: of three bytes some bits are set, whatever the file has.
 pub fn private(path: &str) -> Result<Option<Secret>, Error> {

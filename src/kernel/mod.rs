@@ -8,7 +8,6 @@ pub mod door;
 pub mod ears;
 mod execute;
 pub mod hub;
-#[allow(dead_code, reason = "who runs hubs is yet to come")]
 pub mod keys;
 pub mod lab;
 mod link;

@@ -79,10 +79,13 @@ done
 nsenter --net=/run/netns/lan sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
 "#;
 
-/// The device that `wire-hub` takes up.
+/// The device that `wire-hub` takes up, as `wire` makes it where the kernel has no WireGuard, whatever it has here.
 const TUN: &str = r#"
 set -e
+ip -n vpn link del wg0 2>/dev/null || :
 ip -n vpn tuntap add dev wg0 mode tun
+ip -n vpn link set wg0 group 2003399269 alias wire:vpn
+nsenter --net=/run/netns/vpn sh -c 'echo 1 >/proc/sys/net/ipv4/conf/wg0/forwarding'
 ip -n vpn address add 10.100.0.1/24 dev wg0
 ip -n vpn link set wg0 mtu 1420 up
 "#;

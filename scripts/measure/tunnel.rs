@@ -103,7 +103,7 @@ pub fn measure(pretend: &mut PretendHost, options: &Options) -> Result<Traffic> 
         let (vpn, outside, dialled) = match name {
             RULED => {
                 pretend.grow(&["vpn".to_owned(), "leaf".to_owned()])?;
-                script("ip address add 192.0.2.2/24 dev eth0; ip -n uplink address add 192.0.2.1/24 dev eth0")?;
+                script("ip address add 192.0.2.2/24 dev eth0; ip -n uplink address add 192.0.2.1/24 dev eth0; ip -n uplink link set eth0 up")?;
                 fs::create_dir_all(format!("{WORK}/keys"))?;
                 fs::set_permissions(format!("{WORK}/keys"), std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
                 let file = format!("{WORK}/vpn.toml");

@@ -103,7 +103,9 @@ pub fn measure(pretend: &mut PretendHost, options: &Options) -> Result<Traffic> 
         let (vpn, outside, dialled) = match name {
             RULED => {
                 pretend.grow(&["vpn".to_owned(), "leaf".to_owned()])?;
-                script("ip address add 192.0.2.2/24 dev eth0; ip -n uplink address add 192.0.2.1/24 dev eth0; ip -n uplink link set eth0 up")?;
+                script(
+                    "ip address add 192.0.2.2/24 dev eth0; ip -n uplink address add 192.0.2.1/24 dev eth0; ip -n uplink link set eth0 up",
+                )?;
                 fs::create_dir_all(format!("{WORK}/keys"))?;
                 fs::set_permissions(format!("{WORK}/keys"), std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
                 let file = format!("{WORK}/vpn.toml");
@@ -123,12 +125,13 @@ pub fn measure(pretend: &mut PretendHost, options: &Options) -> Result<Traffic> 
         };
         let up = |place: &str, address: &str| {
             script(&format!(
-                "ip -n {place} address add {address} dev wg0 2>/dev/null; ip -n {place} link set wg0 mtu 1420 up"
+                "ip -n {place} address add {address} dev wg0 2>/dev/null || true; ip -n {place} link set wg0 mtu 1420 up"
             ))
         };
         serving.push(match name {
             RULED | FREE => {
-                let tun = format!("ip -n {vpn} link show dev wg0 >/dev/null 2>&1 || ip -n {vpn} tuntap add dev wg0 mode tun");
+                let tun =
+                    format!("ip -n {vpn} link show dev wg0 >/dev/null 2>&1 || ip -n {vpn} tuntap add dev wg0 mode tun");
                 script(&tun)?;
                 up(&vpn, "10.100.0.1/24")?;
                 wire_hub(pretend, &program, &vpn, &hub, &client)?
@@ -218,8 +221,12 @@ fn boringtun(
 pub fn end(conf: Option<&String>) -> Result<()> {
     let conf = conf.ok_or("tunnel-end needs its configuration")?;
     let (mut socket, theirs) = UnixStream::pair()?;
-    let config =
-        DeviceConfig { n_threads: 1, use_connected_socket: true, use_multi_queue: false, uapi_fd: theirs.into_raw_fd() };
+    let config = DeviceConfig {
+        n_threads: 1,
+        use_connected_socket: true,
+        use_multi_queue: false,
+        uapi_fd: theirs.into_raw_fd(),
+    };
     let mut device = DeviceHandle::new("wg0", config).map_err(|error| error.to_string())?;
     socket.write_all(format!("set=1\n{conf}\n").as_bytes())?;
     device.wait();

@@ -43,6 +43,7 @@ clients = { prefix = "10.100.0.0/24", device = "wg0" }
 
 [hub.vpn.wireguard]
 listen = 51820
+endpoint = "192.0.2.2:51820"
 private-key = "/run/keys/vpn"
 isolate = true
 
@@ -381,6 +382,34 @@ fn a_change_disturbs_no_other_peer() {
     assert_eq!(vpn.seen(1)["last-handshake"], handshake, "without a new handshake");
     vpn.peers(both);
     until("the phone is there again", || vpn.arrives("phone", WIKI, 80));
+}
+
+/// By the commands alone: a peer that is added dials in with what was printed for it once `up` has let it in, while another's packets
+/// pass; when it is struck from the file, it is out. `audit` knows who is there.
+#[test]
+fn a_peer_comes_and_goes_by_the_file() {
+    let vpn = Vpn::up();
+    let host = &vpn.host;
+    until("the laptop reaches git", || vpn.arrives("laptop", GIT, 22));
+    let before = std::fs::read_to_string(host.path(TOPOLOGY)).expect("the file");
+    let mut stream = host.start("laptop", &["busybox", "ping", "-i", "0.01", "-c", "300", GIT]);
+    let conf = host.wire(&["peer", "add", "tablet", "--allow", "git"]).expect(0).stdout;
+    host.wire(&["up"]).expect(0);
+    let _tablet = host.start("lan", &["env", QUIET, "wireguard-go", "wg-tablet"]);
+    until("wireguard-go is there", || host.path("/run/wireguard/wg-tablet.sock").exists());
+    host.write("/run/tablet.conf", &conf);
+    host.sh("set -e; sed /^Address/d /run/tablet.conf >/run/tablet.wg; wg setconf wg-tablet /run/tablet.wg\n\
+         ip -n lan address add 10.100.0.4/32 dev wg-tablet; ip -n lan link set wg-tablet mtu 1420 up\n\
+         ip -n lan route add 10.1.0.0/16 dev wg-tablet");
+    until("the tablet reaches git", || vpn.arrives("lan", GIT, 22));
+    host.wire(&["audit"]).expect(0);
+    host.topology(&before);
+    host.wire(&["up"]).expect(0);
+    assert!(!vpn.arrives("lan", GIT, 22), "the tablet is out");
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut stream.0.stdout.take().expect("a pipe"), &mut said).expect("text");
+    assert!(said.contains("300 packets received"), "{said}");
+    host.wire(&["audit"]).expect(0);
 }
 
 /// The device is taken up again when it has been made anew; so is its client, when the hub was started anew.

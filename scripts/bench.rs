@@ -183,8 +183,10 @@ impl Options {
         let sane = options.sizes.iter().all(|n| (1..=9999).contains(n)) && options.repeat != Some(0);
         // A path that does not exist stays as it is, to be named as the user wrote it.
         options.wire = options.wire.canonicalize().unwrap_or(options.wire);
-        if let Some(part) =
-            options.only.iter().find(|part| !["house", "life", "hook", "stars", "traffic", "tunnel"].contains(&part.as_str()))
+        if let Some(part) = options
+            .only
+            .iter()
+            .find(|part| !["house", "life", "hook", "stars", "traffic", "tunnel"].contains(&part.as_str()))
         {
             return Err(format!("there is no part {part}\n{USAGE}").into());
         }

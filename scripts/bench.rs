@@ -28,6 +28,7 @@ mod measure {
     pub mod netlink;
     pub mod rules;
     pub mod traffic;
+    pub mod tunnel;
     pub mod wiring;
 }
 
@@ -46,15 +47,15 @@ use measure::life::{self, Life};
 use measure::rules::{BACK, CHANGE, NEW};
 use measure::traffic::{self, BRIDGED, FILTERED, PUBLISHED, Traffic, wired};
 use measure::wiring::{self, CHANGED, TOPOLOGY, Wiring};
-use measure::{floor, rules};
+use measure::{floor, rules, tunnel};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "\
-usage: scripts/bench [--only house,life,hook,stars,traffic] [--n 15,100,1000] [--repeat R] [--slow] [--strict] [--wire PATH]
+usage: scripts/bench [--only house,life,hook,stars,traffic,tunnel] [--n 15,100,1000] [--repeat R] [--slow] [--strict] [--wire PATH]
 
   --only LIST   parts of it: the house of topology/pluto.toml, how soon it is mended there and what a watch costs in a quiet
-                minute, N leaves around a hub, what passes over the wires
+                minute, N leaves around a hub, what passes over the wires, and through the VPN in user space
   --n LIST      how many leaves, each a column (default 15,100,1000; 5000 takes its time)
   --repeat R    rounds for each column (default 15, from 100 leaves on 5, from 1000 on 3), and for the traffic (300)
   --slow        the shell script above 100 leaves too: a minute or more for each round
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         Some("floor") => floor::floor(args.get(1)).map(|()| true),
         Some("nft") => rules::nft(args.get(1), args.get(2)).map(|()| true),
         Some("listen") => traffic::listen(args.get(1)).map(|()| true),
+        Some("tunnel-end") => tunnel::end(args.get(1)).map(|()| true),
         Some("talk") => traffic::talk(args.get(1)).map(|()| true),
         _ if args.iter().any(|arg| arg == "--help" || arg == "-h") => {
             println!("{USAGE}");
@@ -126,6 +128,10 @@ fn bench(args: &[String]) -> Result<bool> {
         columns.push(measure(&pretend, &wiring, &options)?);
     }
     let traffic = if options.runs("traffic") { Some(traffic::measure(&mut pretend, &options)?) } else { None };
+    let tunnel = match options.runs("tunnel") {
+        true => Some(tunnel::measure(&mut PretendHost::enter()?, &options)?),
+        false => None,
+    };
 
     if !columns.is_empty() {
         print_times(&columns);
@@ -133,6 +139,7 @@ fn bench(args: &[String]) -> Result<bool> {
     life.iter().for_each(print_life);
     hooked.iter().for_each(|hooked| print_spans("added by wire hook", hooked));
     traffic.iter().for_each(print_traffic);
+    tunnel.iter().for_each(print_tunnel);
     let met = print_targets(&columns, life.as_ref(), hooked.as_ref(), traffic.as_ref(), &binary);
     Ok(met || !options.strict)
 }
@@ -176,8 +183,10 @@ impl Options {
         let sane = options.sizes.iter().all(|n| (1..=9999).contains(n)) && options.repeat != Some(0);
         // A path that does not exist stays as it is, to be named as the user wrote it.
         options.wire = options.wire.canonicalize().unwrap_or(options.wire);
-        if let Some(part) =
-            options.only.iter().find(|part| !["house", "life", "hook", "stars", "traffic"].contains(&part.as_str()))
+        if let Some(part) = options
+            .only
+            .iter()
+            .find(|part| !["house", "life", "hook", "stars", "traffic", "tunnel"].contains(&part.as_str()))
         {
             return Err(format!("there is no part {part}\n{USAGE}").into());
         }
@@ -195,6 +204,10 @@ impl Options {
             100..1000 => 5,
             1000.. => 3,
         })
+    }
+
+    fn tunnel_rounds(&self) -> usize {
+        self.repeat.unwrap_or(100)
     }
 
     fn traffic_rounds(&self) -> usize {
@@ -555,6 +568,16 @@ fn print_traffic(traffic: &Traffic) {
          rules, and nothing in the containers but their addresses. Without br_netfilter what two containers say to each\n\
          other passes no rule at all."
     );
+}
+
+fn print_tunnel(tunnel: &Traffic) {
+    println!("\n{:34}{:>10}{:>16}{:>12}", "VPN client to leaf, median", "Gbit/s", "there and back", "of boringtun");
+    for pair in &tunnel.pairs {
+        let gigabits = pair.gigabits().map_or("-".into(), |value| format!("{value:.2}"));
+        let message = pair.microseconds().map_or("-".into(), |value| format!("{value:.1} us"));
+        let share = tunnel.bulk(tunnel::ALONE, &pair.name).map_or("-".into(), |value| format!("{value:.2}"));
+        println!("{:34}{gigabits:>10}{message:>16}{share:>12}", pair.name);
+    }
 }
 
 /// Three digits that matter, whatever the size.

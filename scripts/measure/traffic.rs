@@ -113,10 +113,14 @@ pub fn measure(pretend: &mut PretendHost, options: &Options) -> Result<Traffic> 
         pairs.push(Pair::start(pretend, FILTERED.into(), "filtered-1", "filtered-2", direct)?);
     }
 
-    let rounds = options.traffic_rounds();
+    rounds(pairs, options.traffic_rounds(), "traffic")
+}
+
+/// Lets every pair talk in each round.
+pub fn rounds(mut pairs: Vec<Pair>, rounds: usize, what: &str) -> Result<Traffic> {
     for round in 0..WARM_UP + rounds {
         if round % 50 == 0 {
-            eprintln!("bench: traffic, round {round} of {}", WARM_UP + rounds);
+            eprintln!("bench: {what}, round {round} of {}", WARM_UP + rounds);
         }
         // Whoever follows a pair that filled the caches should not always be the same.
         let first = round % pairs.len();
@@ -264,7 +268,7 @@ fn netavark() -> String {
 // The talkers
 
 /// Two processes, one on each side.
-struct Pair {
+pub struct Pair {
     figures: Figures,
     client: Child,
     ask: ChildStdin,
@@ -274,7 +278,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn start(pretend: &PretendHost, name: String, from: &str, at: &str, to: SocketAddrV4) -> Result<Pair> {
+    pub fn start(pretend: &PretendHost, name: String, from: &str, at: &str, to: SocketAddrV4) -> Result<Pair> {
         let this = std::env::current_exe()?;
         let start = |place: &str, arguments: &[&str]| {
             pretend.inside(place, || {

@@ -7,6 +7,7 @@
 //! the one alone is enough.
 //!
 //! Elsewhere:
+//! - T8, T19, T20, what a VPN peer tries: `tunnel`.
 //! - T3, no IPv6 on a wire for a moment: `ipv6::without_subnet6_there_is_no_ipv6_for_a_moment`.
 //! - T41, two wires with one device name: `no_two_wires_have_one_device_name` among the parser's own tests.
 //! - T42, planted files: `boundary::planted_locks_are_refused` and `sets::planted_sets_are_refused`.

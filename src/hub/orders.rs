@@ -16,11 +16,11 @@ pub const STATE: &str = "/var/lib/wire";
 pub const LOGS: &str = "/var/log/wire";
 /// What every answer of a site says where its upstream says nothing and the file nothing else.
 pub const HEADERS: [(&str, &str); 5] = [
-    ("Strict-Transport-Security", "max-age=63072000"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "strict-origin-when-cross-origin"),
-    ("Permissions-Policy", "camera=(), microphone=(), geolocation=()"),
+    ("strict-transport-security", "max-age=63072000"),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "strict-origin-when-cross-origin"),
+    ("permissions-policy", "camera=(), microphone=(), geolocation=()"),
 ];
 /// The largest body of a request, in bytes, where a site says nothing.
 pub const BODY: u64 = 10_000_000;

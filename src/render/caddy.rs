@@ -73,9 +73,9 @@ pub fn file(hub: &str, proxy: &Proxy) -> String {
     }
     let plain: Vec<String> = hosts.iter().map(|host| format!("http://{host}")).collect();
     file.line(0, "\n# Port 80 leads to HTTPS, and answers ACME by itself.");
-    file.block(0, &plain.join(", "), &["redir https://{host}{uri} 308"]);
+    file.block(0, &plain.join(", "), &["header -Server", "redir https://{host}{uri} 308"]);
     file.line(0, "");
-    file.block(0, "http://", &["respond 404"]);
+    file.block(0, "http://", &["header -Server", "respond 404"]);
     file.0
 }
 
@@ -155,7 +155,7 @@ impl File {
     /// Headers of answers that say nothing of them themselves.
     fn usual(&mut self, depth: usize, wanted: impl Fn(&str) -> bool) {
         for (name, value) in HEADERS.iter().filter(|(name, _)| wanted(name)) {
-            self.line(depth, &format!("header ?{name} \"{value}\""));
+            self.line(depth, &format!("header ?{} \"{value}\"", capital(name)));
         }
     }
 
@@ -174,7 +174,11 @@ impl File {
                 value if value.contains("{$") => {
                     self.line(depth + 1, &format!("# Caddy cannot be told the value of {name}, which has `{{$` in it"));
                 }
-                value => self.line(depth + 1, &format!("{name} {}", word(&value.replace('{', "\\{")))),
+                // Braces are a variable's.
+                value => {
+                    let value = value.replace('{', "\\{").replace('}', "\\}");
+                    self.line(depth + 1, &format!("{name} {}", word(&value)));
+                }
             }
         }
         self.line(depth + 1, "defer");
@@ -203,7 +207,7 @@ impl File {
             self.line(1, "}");
         }
         if sites.last().is_some_and(|site| !below(site).is_empty()) {
-            self.block(1, "handle", &["respond 404"]);
+            self.block(1, "handle", &["import answer", "respond 404"]);
         }
         self.line(0, "}");
     }
@@ -217,7 +221,11 @@ impl File {
         self.line(2, &format!("@method{number} not method {}", site.methods.join(" ")));
         self.line(2, &format!("header @method{number} Allow \"{}\"", site.methods.join(", ")));
         self.line(2, &format!("respond @method{number} 405"));
-        self.block(2, "request_body", &[&format!("max_size {}", site.body.unwrap_or(BODY))]);
+        let most = site.body.unwrap_or(BODY);
+        let length = "{header.Content-Length}";
+        self.line(2, &format!("@large{number} expression `{length} != \"\" && int({length}) > {most}`"));
+        self.line(2, &format!("respond @large{number} 413"));
+        self.block(2, "request_body", &[&format!("max_size {most}")]);
         let upstream = &site.upstream;
         let address = SocketAddr::new(upstream.address, upstream.port);
         self.line(2, &format!("# {}", upstream.node));
@@ -233,6 +241,12 @@ fn tls(proxy: &Proxy) -> impl Iterator<Item = &Tls> {
 /// The path that a site is below; empty for all.
 fn below(site: &Site) -> &str {
     site.path.as_deref().unwrap_or_default().trim_end_matches('/')
+}
+
+/// A header's name as it is usually written.
+fn capital(name: &str) -> String {
+    let begins = |at: usize| at == 0 || name.as_bytes().get(at - 1) == Some(&b'-');
+    name.char_indices().map(|(at, c)| if begins(at) { c.to_ascii_uppercase() } else { c }).collect()
 }
 
 /// A text as a regular expression that matches nothing else.
@@ -251,5 +265,32 @@ fn word(text: &str) -> String {
         format!("`{text}`")
     } else {
         format!("\"{}\"", text.replace('"', "\\\""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_one_word() {
+        for (text, wanted) in [
+            ("/etc/tls/a.crt", "/etc/tls/a.crt"),
+            ("", "\"\""),
+            ("two words", "\"two words\""),
+            ("a \"word\"", "`a \"word\"`"),
+            ("back\\slash", "`back\\slash`"),
+            ("a `tick`", "\"a `tick`\""),
+            ("\"both\" `", "\"\\\"both\\\" `\""),
+            ("{", "\"{\""),
+            ("#", "\"#\""),
+        ] {
+            assert_eq!(word(text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_matches_itself_alone() {
+        assert_eq!(literal("/photos.all/(1)+[a]"), r"/photos\.all/\(1\)\+\[a\]");
     }
 }

@@ -181,6 +181,11 @@ pub enum Render {
         #[arg(long)]
         qr: bool,
     },
+    /// The sites of a hub, or of all, as a Caddyfile for who keeps Caddy in the hub's container
+    Caddy {
+        #[arg(value_name = "HUB")]
+        hub: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -41,7 +41,7 @@ pub fn run(voice: &Voice, topology: &Topology, name: &str) -> Result<Exit, Error
 }
 
 /// The hub of this name, if `wire` runs it.
-fn find<'t>(topology: &'t Topology, name: &str) -> Result<&'t Hub, Error> {
+pub fn find<'t>(topology: &'t Topology, name: &str) -> Result<&'t Hub, Error> {
     let run = topology.hubs.values().filter(|hub| hub.is_run());
     match topology.hubs.get(name) {
         Some(hub) if hub.is_run() => Ok(hub),
@@ -126,7 +126,8 @@ fn tunnel(hub: &Hub, seen: &State) -> Result<Option<Tunnel>, Error> {
     }))
 }
 
-fn proxy(topology: &Topology, hub: &Hub) -> Proxy {
+/// The sites and redirects of a hub.
+pub fn proxy(topology: &Topology, hub: &Hub) -> Proxy {
     let sites = hub.sites.iter().filter_map(|site| {
         Some(Site {
             host: site.host.to_ascii_lowercase(),

@@ -136,6 +136,7 @@ fn run(cli: &Cli, voice: &Voice) -> Result<u8, Error> {
         Command::Render { what: cli::Render::Nft { node } } => render_nft(voice, &topology, node.as_deref())?,
         Command::Render { what: cli::Render::Hosts { node } } => render_hosts(voice, &topology, node)?,
         Command::Render { what: cli::Render::Wireguard { peer, qr } } => peer::render(voice, &topology, peer, *qr)?,
+        Command::Render { what: cli::Render::Caddy { hub } } => render_caddy(voice, &topology, hub.as_deref())?,
         Command::Peer { verb } => {
             let source = peer::Source { file: &file, trusted: cli.trust_owner.as_deref() };
             peer::run(voice, &source, &topology, verb)?
@@ -237,6 +238,26 @@ fn render_nft(voice: &Voice, topology: &Topology, node: Option<&str>) -> Result<
     }
     if tables.is_empty() {
         voice.say("the file has nothing to say about what passes there");
+    }
+    Ok(Exit::Done)
+}
+
+fn render_caddy(voice: &Voice, topology: &Topology, hub: Option<&str>) -> Result<Exit, Error> {
+    let hubs = match hub {
+        Some(name) => vec![hub::find(topology, name)?],
+        None => topology.hubs.values().collect(),
+    };
+    let hubs = hubs.into_iter().filter(|hub| hub.serves_web());
+    let files: Vec<_> =
+        hubs.map(|hub| (&hub.name, render::caddy::file(hub.name.as_str(), &hub::proxy(topology, hub)))).collect();
+    if voice.json {
+        let files = files.iter().map(|(hub, text)| (hub.to_string(), text.as_str().into()));
+        voice.print_json(&serde_json::json!({ "caddy": files.collect::<serde_json::Map<_, _>>() }));
+    } else {
+        voice.print(&files.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("\n"));
+    }
+    if files.is_empty() {
+        voice.say("no site or redirect is there to serve");
     }
     Ok(Exit::Done)
 }

@@ -6,6 +6,7 @@ use crate::nft::text;
 use crate::rules::{Circumstances, Rules};
 use crate::topology::Name;
 
+pub mod caddy;
 pub mod hosts;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,16 @@ pub const SOCKET: i32 = 3;
 pub const STATE: &str = "/var/lib/wire";
 /// Where access logs are: `HUB.log`.
 pub const LOGS: &str = "/var/log/wire";
+/// What every answer of a site says where its upstream says nothing and the file nothing else.
+pub const HEADERS: [(&str, &str); 5] = [
+    ("strict-transport-security", "max-age=63072000"),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "strict-origin-when-cross-origin"),
+    ("permissions-policy", "camera=(), microphone=(), geolocation=()"),
+];
+/// The largest body of a request, in bytes, where a site says nothing.
+pub const BODY: u64 = 10_000_000;
 /// The longest line that either of them takes, in bytes.
 pub const LONGEST: u64 = 16 << 20;
 

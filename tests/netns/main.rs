@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a failing test says more than its panic")]
 
 mod boundary;
+mod caddy;
 mod cases;
 mod certs;
 mod churn;

@@ -56,12 +56,15 @@ impl Authority {
         let root = match shelf.read(ROOT)? {
             Some(root) => root,
             None => {
-                let root = root(&pair)?;
-                let root = shelf.add(ROOT, root.as_bytes(), For::Everybody)?;
-                voice::say(&format!(
-                    "made the internal CA {}: clients of `internal` sites must be told to trust it",
-                    shelf.path_of(ROOT).display()
-                ));
+                let made = root(&pair)?;
+                let root = shelf.add(ROOT, made.as_bytes(), For::Everybody)?;
+                // Else another hub has.
+                if root == made.as_bytes() {
+                    voice::say(&format!(
+                        "made the internal CA {}: clients of `internal` sites must be told to trust it",
+                        shelf.path_of(ROOT).display()
+                    ));
+                }
                 root
             }
         };

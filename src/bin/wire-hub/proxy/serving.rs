@@ -9,20 +9,8 @@ use std::sync::atomic::AtomicU64;
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 
-use crate::orders::{self, Rate};
+use crate::orders::{self, BODY, HEADERS, Rate};
 use crate::trouble::{Context, Trouble};
-
-/// What every answer says unless its site says otherwise.
-const HEADERS: [(&str, &str); 5] = [
-    ("strict-transport-security", "max-age=63072000"),
-    ("x-content-type-options", "nosniff"),
-    ("x-frame-options", "DENY"),
-    ("referrer-policy", "strict-origin-when-cross-origin"),
-    ("permissions-policy", "camera=(), microphone=(), geolocation=()"),
-];
-
-/// The largest body where a site says nothing: 10 MB.
-const BODY: u64 = 10_000_000;
 
 #[derive(Debug)]
 pub struct Serving {

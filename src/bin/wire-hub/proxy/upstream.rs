@@ -121,7 +121,7 @@ async fn connect(at: SocketAddr) -> io::Result<SendRequest<Incoming>> {
     let (sender, connection) =
         http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // Its end is seen by whoever uses it.
-    spawn_local(async move { drop(connection.with_upgrades().await) });
+    spawn_local(connection.with_upgrades());
     Ok(sender)
 }
 

@@ -44,10 +44,10 @@ use std::time::Instant;
 use measure::hook::{self, Hooked};
 use measure::host::{Lab, PretendHost};
 use measure::life::{self, Life};
+use measure::proxy::{LOADS, Proxied};
 use measure::rules::{BACK, CHANGE, NEW};
 use measure::traffic::{self, BRIDGED, FILTERED, PUBLISHED, Traffic, wired};
 use measure::wiring::{self, CHANGED, TOPOLOGY, Wiring};
-use measure::proxy::{LOADS, Proxied};
 use measure::{floor, proxy, rules};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -188,8 +188,10 @@ impl Options {
         if options.hub.as_os_str().is_empty() {
             options.hub = options.wire.with_file_name("wire-hub");
         }
-        if let Some(part) =
-            options.only.iter().find(|part| !["house", "life", "hook", "stars", "traffic", "proxy"].contains(&part.as_str()))
+        if let Some(part) = options
+            .only
+            .iter()
+            .find(|part| !["house", "life", "hook", "stars", "traffic", "proxy"].contains(&part.as_str()))
         {
             return Err(format!("there is no part {part}\n{USAGE}").into());
         }

@@ -226,7 +226,8 @@ fn hub(program: &Path) -> Result<Running> {
 fn turn(load: usize, port: u16) -> Result<(f64, Option<f64>)> {
     let url = |file: &str| format!("https://{HOST}:{port}/{file}");
     let duration = format!("-d{TURN}s");
-    let wrk = |rest: &[&str], file: &str| said("wrk", &[&["-t2", &duration, "--latency"], rest, &[&url(file)]].concat());
+    let wrk =
+        |rest: &[&str], file: &str| said("wrk", &[&["-t2", &duration, "--latency"], rest, &[&url(file)]].concat());
     let h2load = |rest: &[&str], file: &str| said("h2load", &[&["-D", TURN], rest, &[&url(file)]].concat());
     let text = match load {
         0 => wrk(&["-c64"], "small")?,

@@ -10,7 +10,7 @@
 //! - the floor, this program started as `bench floor N`: bare netlink, the same kernel objects, no checks, no read-back.
 //!
 //! Then how soon `wire watch` mends the house, `measure/life.rs`, what `wire hook` adds to a container's start and end,
-//! `measure/hook.rs`, and what passes over the wires: `measure/traffic.rs`.
+//! `measure/hook.rs`, what passes over the wires: `measure/traffic.rs`, and the proxy of a hub: `measure/proxy.rs`.
 
 // `wait4` is the only way to learn the peak memory of one child, and neither std nor nix has it.
 #![expect(
@@ -26,6 +26,7 @@ mod measure {
     pub mod host;
     pub mod life;
     pub mod netlink;
+    pub mod proxy;
     pub mod rules;
     pub mod traffic;
     pub mod tunnel;
@@ -44,23 +45,27 @@ use std::time::Instant;
 use measure::hook::{self, Hooked};
 use measure::host::{Lab, PretendHost};
 use measure::life::{self, Life};
+use measure::proxy::{LOADS, Proxied};
 use measure::rules::{BACK, CHANGE, NEW};
 use measure::traffic::{self, BRIDGED, FILTERED, PUBLISHED, Traffic, wired};
 use measure::wiring::{self, CHANGED, TOPOLOGY, Wiring};
-use measure::{floor, rules, tunnel};
+use measure::{floor, proxy, rules, tunnel};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "\
-usage: scripts/bench [--only house,life,hook,stars,traffic,tunnel] [--n 15,100,1000] [--repeat R] [--slow] [--strict] [--wire PATH]
+usage: scripts/bench [--only house,life,hook,stars,traffic,tunnel,proxy] [--n 15,100,1000] [--repeat R] [--slow] [--strict]
+                     [--wire PATH] [--hub PATH]
 
   --only LIST   parts of it: the house of topology/pluto.toml, how soon it is mended there and what a watch costs in a quiet
-                minute, N leaves around a hub, what passes over the wires, and through the VPN in user space
+                minute, N leaves around a hub, what passes over the wires and through the VPN in user
+                space, the proxy of a hub beside nginx and Caddy
   --n LIST      how many leaves, each a column (default 15,100,1000; 5000 takes its time)
   --repeat R    rounds for each column (default 15, from 100 leaves on 5, from 1000 on 3), and for the traffic (300)
   --slow        the shell script above 100 leaves too: a minute or more for each round
   --strict      exit 1 if a wanted figure is missed
-  --wire PATH   the `wire` to measure (default: the release build beside this program)";
+  --wire PATH   the `wire` to measure (default: the release build beside this program)
+  --hub PATH    the `wire-hub` to measure (default: the one beside `wire`)";
 
 /// Where this program keeps its files while it runs, on a tmpfs of its own.
 const WORK: &str = "/run/bench";
@@ -132,6 +137,7 @@ fn bench(args: &[String]) -> Result<bool> {
         true => Some(tunnel::measure(&mut PretendHost::enter()?, &options)?),
         false => None,
     };
+    let proxied = if options.runs("proxy") { proxy::measure(&PretendHost::enter()?, &options)? } else { Vec::new() };
 
     if !columns.is_empty() {
         print_times(&columns);
@@ -140,7 +146,8 @@ fn bench(args: &[String]) -> Result<bool> {
     hooked.iter().for_each(|hooked| print_spans("added by wire hook", hooked));
     traffic.iter().for_each(print_traffic);
     tunnel.iter().for_each(print_tunnel);
-    let met = print_targets(&columns, life.as_ref(), hooked.as_ref(), traffic.as_ref(), &binary);
+    print_proxied(&proxied);
+    let met = print_targets(&columns, life.as_ref(), hooked.as_ref(), traffic.as_ref(), &proxied, &binary);
     Ok(met || !options.strict)
 }
 
@@ -151,6 +158,7 @@ struct Options {
     slow: bool,
     strict: bool,
     wire: PathBuf,
+    hub: PathBuf,
 }
 
 impl Options {
@@ -163,6 +171,7 @@ impl Options {
             slow: false,
             strict: false,
             wire: beside,
+            hub: PathBuf::new(),
         };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
@@ -174,6 +183,7 @@ impl Options {
                 "--slow" => options.slow = true,
                 "--strict" => options.strict = true,
                 "--wire" => options.wire = PathBuf::from(value()?),
+                "--hub" => options.hub = PathBuf::from(value()?).canonicalize()?,
                 _ => return Err(format!("unknown argument {arg}\n{USAGE}").into()),
             }
         }
@@ -183,10 +193,13 @@ impl Options {
         let sane = options.sizes.iter().all(|n| (1..=9999).contains(n)) && options.repeat != Some(0);
         // A path that does not exist stays as it is, to be named as the user wrote it.
         options.wire = options.wire.canonicalize().unwrap_or(options.wire);
+        if options.hub.as_os_str().is_empty() {
+            options.hub = options.wire.with_file_name("wire-hub");
+        }
         if let Some(part) = options
             .only
             .iter()
-            .find(|part| !["house", "life", "hook", "stars", "traffic", "tunnel"].contains(&part.as_str()))
+            .find(|part| !["house", "life", "hook", "stars", "traffic", "tunnel", "proxy"].contains(&part.as_str()))
         {
             return Err(format!("there is no part {part}\n{USAGE}").into());
         }
@@ -580,6 +593,28 @@ fn print_tunnel(tunnel: &Traffic) {
     }
 }
 
+fn print_proxied(proxied: &[Proxied]) {
+    if proxied.is_empty() {
+        return;
+    }
+    print!("\n{:34}", "requests a second (p99, ms)");
+    LOADS.iter().for_each(|load| print!("{load:>18}"));
+    println!("{:>12}{:>12}", "idle, MiB", "loaded");
+    for one in proxied {
+        print!("{:34}", one.name);
+        for (rates, slowest) in one.rates.iter().zip(&one.slowest) {
+            let rate = median(rates.clone()).map_or("-".into(), |rate| format!("{rate:.0}"));
+            let slowest = median(slowest.clone()).map_or(String::new(), |ms| format!(" ({})", brief(ms)));
+            print!("{:>18}", rate + &slowest);
+        }
+        println!("{:>12.1}{:>12.1}", one.idle as f64 / 1024.0, one.loaded as f64 / 1024.0);
+    }
+    println!(
+        "\nOne machine for the proxy, its upstream and whoever asks. 64 connections of HTTP/1.1, 16 of HTTP/2 with 10 requests at a\n\
+         time; 16 of each with a large body, 4 at a time; 32 that are made anew for every request."
+    );
+}
+
 /// Three digits that matter, whatever the size.
 fn brief(ms: f64) -> String {
     match ms {
@@ -595,6 +630,7 @@ fn print_targets(
     life: Option<&Life>,
     hooked: Option<&Hooked>,
     traffic: Option<&Traffic>,
+    proxied: &[Proxied],
     binary: &Binary,
 ) -> bool {
     let title = |n: usize| format!("N = {n}");
@@ -609,6 +645,10 @@ fn print_targets(
     let (one, most) = (wired(1), wired(1000));
     let bulk = |of: &str, to: &str| traffic.and_then(|traffic| traffic.bulk(of, to));
     let message = |of: &str, to: &str| traffic.and_then(|traffic| traffic.message(of, to));
+    let (hub, others) = (proxied.first(), |place: usize| proxied.get(place));
+    let rate = |load: usize, of: usize| proxy::ratio(&others(of)?.rates[load], &hub?.rates[load]);
+    let slowest = |load: usize| proxy::ratio(&hub?.slowest[load], &others(1)?.slowest[load]);
+    let memory = |what: fn(&Proxied) -> u64| Some(what(hub?) as f64 / what(others(2)?) as f64);
     // What, measured, the most it may be. First what are ratios of two rows.
     let (fifteen, hundred, thousand) = (title(15), title(100), title(1000));
     let rows = [
@@ -658,6 +698,15 @@ fn print_targets(
         ("message, wire / bridge", message(&most, BRIDGED), 1.0),
         ("message, wire / bridge, br_netfilter", message(&most, FILTERED), 1.0),
         ("message, wire / bridge, published", message(&most, PUBLISHED), 1.0),
+        ("h1, 1 KiB: nginx / wire-hub", rate(0, 1), 1.0),
+        ("h2, 1 KiB: nginx / wire-hub", rate(1, 1), 1.0),
+        ("h1, 1 MiB: nginx / wire-hub", rate(2, 1), 1.0),
+        ("h2, 1 MiB: nginx / wire-hub", rate(3, 1), 1.0),
+        ("handshakes: nginx / wire-hub", rate(4, 1), 1.0),
+        ("h1, 1 KiB, p99: wire-hub / nginx", slowest(0), 1.0),
+        ("h1, 1 MiB, p99: wire-hub / nginx", slowest(2), 1.0),
+        ("memory of wire-hub / caddy, idle", memory(|one| one.idle), 0.25),
+        ("memory of wire-hub / caddy, loaded", memory(|one| one.loaded), 0.25),
         ("size of the program, MiB", Some(binary.bytes as f64 / f64::from(1 << 20)), 3.0),
     ];
     let facts = [

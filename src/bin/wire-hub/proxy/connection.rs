@@ -41,7 +41,7 @@ const SILENT: Duration = Duration::from_secs(300);
 const STREAMS: u32 = 128;
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-const STREAM_BUFFER: usize = 128 << 10;
+const STREAM_BUFFER: usize = 64 << 10;
 
 /// What is known of a connection.
 #[derive(Debug)]

@@ -25,9 +25,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 const HOLD: Duration = Duration::from_secs(1);
 /// An idle connection is kept for so long, and so many of them for one upstream.
 const IDLE: Duration = Duration::from_secs(30);
-const KEPT: usize = 128;
-/// The head of an answer, and what is read of it at once.
-const HEAD: usize = 64 << 10;
+const KEPT: usize = 32;
+/// The head of an answer, and what is read at once of its body.
+const HEAD: usize = 32 << 10;
 
 /// Idle connections of one worker, by upstream; the newest is last, and used first.
 #[derive(Default)]
@@ -121,7 +121,7 @@ async fn connect(at: SocketAddr) -> io::Result<SendRequest<Incoming>> {
     let (sender, connection) =
         http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // Its end is seen by whoever uses it.
-    spawn_local(async move { drop(connection.with_upgrades().await) });
+    spawn_local(connection.with_upgrades());
     Ok(sender)
 }
 

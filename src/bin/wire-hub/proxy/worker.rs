@@ -126,7 +126,7 @@ async fn work(
         phase: watch::Sender::new(Phase::Serves),
         ends: Cell::new(false),
     });
-    let keeper = spawn_local(keep(worker.clone()));
+    let keeper = spawn_local(keep(worker.clone(), load.clone()));
     while let Some(order) = orders.recv().await {
         match order {
             Order::Come(guest) => {
@@ -149,15 +149,30 @@ async fn work(
 }
 
 /// Does what must be done now and then.
-async fn keep(worker: Rc<Worker>) {
+async fn keep(worker: Rc<Worker>, load: Arc<AtomicUsize>) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut served = false;
     for tick in 0u64.. {
         ticks.tick().await;
         worker.flush();
         if tick % 10 == 0 {
             worker.pools.sweep();
         }
+        served |= load.load(Ordering::Relaxed) > 0;
+        if tick % 100 == 0 && std::mem::take(&mut served) && load.load(Ordering::Relaxed) == 0 {
+            give_back();
+        }
+    }
+}
+
+/// Gives the memory of a busy time back, which the C library would keep.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "no crate of ours has it")]
+    // SAFETY: it may be called at any time, from any thread.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

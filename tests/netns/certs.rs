@@ -223,13 +223,14 @@ fn acme_may_look_at_either_port() {
     house.until("a certificate", || house.issuer(BLOG).is_some_and(|issuer| issuer.contains("Pebble")));
 }
 
-/// A certificate is renewed while the one before still holds, again and again, and no client sees the difference.
+/// A certificate is renewed while the one before still holds, again and again, and no client sees the difference. Where it cannot be,
+/// the last good one stays.
 #[test]
 fn certificates_are_renewed_in_time() {
     let house = House::new(&[(BLOG, json!("acme"))]);
     let names = NameServer::start(&house.host);
     names.zone(ZONE);
-    let _pebble = house.pebble(&hand(), [80, 443, 15]);
+    let pebble = house.pebble(&hand(), [80, 443, 15]);
     house.start();
     house.until("a certificate", || house.shown(BLOG).is_some());
     let mut seen = vec![house.shown(BLOG).expect("one")];
@@ -244,6 +245,9 @@ fn certificates_are_renewed_in_time() {
         seen.len() > 2
     });
     assert!(!house.said().contains("error"), "{}", house.said());
+    drop(pebble);
+    house.hears(0, "Connection refused; next try in 60 seconds; the one that is there holds until ");
+    assert!(house.shown(BLOG).is_some());
 }
 
 /// What goes wrong with ACME is told in a sentence with what comes next, the last good certificate stays, and what was mended is

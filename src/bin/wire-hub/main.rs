@@ -12,7 +12,7 @@ mod hub;
 #[path = "../../hub/orders.rs"]
 mod orders;
 mod proxy;
-#[expect(dead_code, reason = "`wire` asks for more")]
+#[cfg_attr(not(test), expect(dead_code, reason = "`wire` asks for more"))]
 #[path = "../../sets/resolver.rs"]
 mod resolver;
 mod trouble;

@@ -119,12 +119,13 @@ impl Https {
     async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, Trouble> {
         let mut last = Trouble(format!("{host} has no address"));
         for address in names::addresses(host, &self.nameservers).await? {
+            let tried = || format!("cannot reach {host} at {address}");
             match timeout(CONNECT, TcpStream::connect((address, port))).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => {
-                    last = Err::<(), _>(error).context(format!("cannot reach {host} at {address}")).unwrap_err()
-                }
-                Err(_) => last = Trouble(format!("cannot reach {host} at {address}: no answer")),
+                Ok(connected) => match connected.context(tried()) {
+                    Ok(stream) => return Ok(stream),
+                    Err(trouble) => last = trouble,
+                },
+                Err(_) => last = Trouble(format!("{}: no answer", tried())),
             }
         }
         Err(last)

@@ -217,9 +217,9 @@ fn nobody_notices_fifty_reloads() {
     let fetch = format!(
         "while [ ! -e /run/stop ]; do curl -sS -f -m 20 --cacert {ca} --resolve blog.pluto.example:443:{HOST} \
          -o /dev/null -o /dev/null -o /dev/null https://blog.pluto.example/ https://blog.pluto.example/photos/ https://blog.pluto.example/ \
-         2>>/run/failed && echo >>/run/fetched; done"
+         2>>/run/failed && echo >>/run/fetched; busybox usleep 20000; done"
     );
-    let ping = "while [ ! -e /run/stop ]; do curl -sS -f -m 20 -o /dev/null http://10.1.6.1/ 2>>/run/failed && echo >>/run/pinged; done";
+    let ping = "while [ ! -e /run/stop ]; do curl -sS -f -m 20 -o /dev/null http://10.1.6.1/ 2>>/run/failed && echo >>/run/pinged; busybox usleep 20000; done";
     let running = [
         house.host.start("lan", &["sh", "-c", &fetch]),
         house.host.start("lan", &["sh", "-c", &fetch]),

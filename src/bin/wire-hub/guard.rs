@@ -150,7 +150,7 @@ const NEVER: [libc::c_long; 40] = [
 ];
 
 fn calls() -> Result<(), Box<dyn std::error::Error>> {
-    let mut denied: BTreeMap<i64, Vec<SeccompRule>> = NEVER.iter().map(|call| (i64::from(*call), Vec::new())).collect();
+    let mut denied: BTreeMap<i64, Vec<SeccompRule>> = NEVER.map(|call| (call, Vec::new())).into();
     // Sockets of the Internet and of this machine, and no others.
     let not = |family: i32| {
         SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(family.unsigned_abs()))

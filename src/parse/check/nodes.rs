@@ -111,7 +111,7 @@ impl<'d> Check<'d> {
         let elsewhere = |table: &&draft::Node| {
             table.netns.is_some() || table.container.is_some() || table.user.is_some() || table.shares.is_some()
         };
-        table.is_some_and(|table| table.owned.is_some()) || is_run && table.filter(|t| elsewhere(&t)).is_none()
+        table.is_some_and(|table| table.owned.is_some()) || is_run && table.filter(elsewhere).is_none()
     }
 
     /// Where it lives if `wire` makes it no home.

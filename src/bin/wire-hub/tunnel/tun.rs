@@ -79,6 +79,7 @@ pub fn is_attached(file: &File) -> bool {
 fn mtu(name: &str) -> Option<i32> {
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     let mut request = Request::new(name, 0);
+    #[allow(clippy::unnecessary_cast, reason = "musl has another type for it")]
     request.ask(&socket, libc::SIOCGIFMTU as u64).ok()?;
     Some(request.value)
 }

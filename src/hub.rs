@@ -234,13 +234,14 @@ enum Told {
 
 fn told(topology: &Topology, hub: &Hub, seen: &State) -> Result<Told, Error> {
     let orders = orders(topology, hub, seen)?;
-    match process::ask(hub.name.as_str(), &Ask::Likeness)? {
+    let same = match process::ask(hub.name.as_str(), &Ask::Likeness)? {
         Asked::Nobody => return Ok(Told::Nobody),
-        Asked::Answered(Answer::Likeness(likeness)) if likeness == orders.likeness() => return Ok(Told::AsBefore),
-        Asked::Answered(_) => {}
-    }
+        Asked::Answered(answer) => answer == Answer::Likeness(orders.likeness()),
+    };
+    // Even the same orders have it look at once for what it waits for, such as certificates.
     match process::ask(hub.name.as_str(), &Ask::Serve(Box::new(orders)))? {
         Asked::Nobody => Ok(Told::Nobody),
+        Asked::Answered(Answer::Done) if same => Ok(Told::AsBefore),
         Asked::Answered(Answer::Done) => Ok(Told::Taken),
         Asked::Answered(Answer::Restart(reason)) => {
             Err(Error::failed(format!("hub `{}` serves what it served before: {reason}", hub.name))

@@ -108,10 +108,10 @@ impl<'d> Check<'d> {
     pub(super) fn is_owned(&self, node: &Name) -> bool {
         let table = self.tables.get(node.as_str());
         let is_run = self.hubs.get(node.as_str()).is_some_and(|hub| hub.is_run());
-        let elsewhere = |table: &&draft::Node| {
+        let elsewhere = |table: &draft::Node| {
             table.netns.is_some() || table.container.is_some() || table.user.is_some() || table.shares.is_some()
         };
-        table.is_some_and(|table| table.owned.is_some()) || is_run && table.filter(elsewhere).is_none()
+        table.is_some_and(|table| table.owned.is_some()) || is_run && !table.is_some_and(|table| elsewhere(table))
     }
 
     /// Where it lives if `wire` makes it no home.

@@ -23,6 +23,8 @@ pub const GROUP: u32 = 0x7769_7265;
 pub const DOOMED: u32 = 0x7769_7266;
 /// In front of the wire's name in the device's alias.
 pub const ALIAS: &str = "wire:";
+/// In front of the hub's name in the alias of its tunnel, which is no wire's.
+pub const TUNNEL: &str = "wire-tunnel:";
 
 /// One device, as far as it matters here.
 #[derive(Default)]
@@ -254,7 +256,7 @@ pub fn wireguard(index: u32, name: &str, mtu: u32) -> Request {
 /// Group and alias of a device that has no hardware address.
 pub fn mark_tunnel(index: u32, hub: &str) -> Request {
     set(change(index)
-        .append_extra_attribute(LinkAttribute::IfAlias(format!("{ALIAS}{hub}")))
+        .append_extra_attribute(LinkAttribute::IfAlias(format!("{TUNNEL}{hub}")))
         .append_extra_attribute(LinkAttribute::Group(GROUP)))
 }
 

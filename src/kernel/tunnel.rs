@@ -129,7 +129,7 @@ pub(super) fn kind_of(seen: &Seen) -> Option<Kind> {
 pub(super) fn of_link(node: &Name, kind: Kind, seen: Seen) -> Tunnel {
     Tunnel {
         kind,
-        marked: seen.group == link::GROUP && seen.alias.strip_prefix(link::ALIAS) == Some(node.as_str()),
+        marked: seen.group == link::GROUP && seen.alias.strip_prefix(link::TUNNEL) == Some(node.as_str()),
         mtu: seen.mtu,
         up: seen.up,
         addresses: Default::default(),

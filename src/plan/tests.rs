@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use self::dice::{Dice, name, nameless};
+use self::dice::{Dice, keys, name, nameless};
 use self::linux::play;
 use super::{Action, Change, Difference, Plan, diff, strangers};
 use crate::desired;
@@ -513,4 +513,113 @@ fn a_foreign_route_over_a_wire_that_waits_stays_in_the_way() {
     assert_eq!(plan.changes, []);
     let message = "leaf has a route to default over wire `two` that is not wire's";
     assert_eq!(plan.findings.iter().map(|finding| &*finding.message).collect::<Vec<_>>(), [message]);
+}
+
+/// What is planned for a hub that two dial in to when it is not as the file says.
+fn dialled(damage: impl FnOnce(&mut State)) -> Vec<String> {
+    let text = r#"
+        version = 1
+        runtime = "netns"
+        wire = [{ name = "host-vpn", ends = ["host", "vpn"], subnet = "192.168.101.0/31" }]
+        [host]
+        uplinks = ["up0"]
+        [module]
+        all-of-them = ["vpn"]
+        [hub.vpn]
+        zone = "z"
+        clients = { prefix = "10.100.0.0/24", device = "wg0" }
+        [hub.vpn.wireguard]
+        listen = 51820
+        private-key = "/k/vpn"
+        [[hub.vpn.wireguard.peer]]
+        name = "laptop"
+        public-key = "mLK9Q7KjM5mF1a0bq6oN5gV9VQyZ8tQ2oQxJ0yqF7Xs="
+        preshared-key = "/k/laptop"
+        address = "10.100.0.2"
+        allow = []
+        [[hub.vpn.wireguard.peer]]
+        name = "phone"
+        public-key = "B7jFQkh2hqeDAYVfy20/aoqRHNfxmDqbRNydzSKDnSM="
+        address = "10.100.0.3"
+        allow = []
+    "#;
+    let topology = parse::topology(text).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    let mut seen = State { has_wireguard: true, keys: keys(&topology), ..State::default() };
+    for node in desired::namespaces(&topology) {
+        seen.namespaces.insert(node, Namespace::default());
+    }
+    let mut seen = up(&topology, &State { has_wireguard: true, ..seen });
+    seen.has_wireguard = true;
+    seen.namespaces.values_mut().flat_map(|here| here.tunnels.values_mut()).for_each(nameless);
+    damage(&mut seen);
+    let plan = diff(&up(&topology, &seen), &seen);
+    let changes = plan.changes.iter().map(|change| format!("{change} ({})", change.reason));
+    changes.chain(plan.findings.iter().map(|finding| format!("{}: {}", finding.kind, finding.message))).collect()
+}
+
+#[test]
+fn a_tunnel_is_told_in_the_files_names_and_no_key_is_said() {
+    const PHONE: &str = "B7jFQkh2hqeDAYVfy20/aoqRHNfxmDqbRNydzSKDnSM=";
+    let tunnel = |state: &mut State, damage: &dyn Fn(&mut Wireguard)| {
+        let tunnel = state.namespaces.get_mut("vpn").unwrap().tunnels.values_mut().next().unwrap();
+        let Kind::Kernel(wireguard) = &mut tunnel.kind else { panic!("the kernel has it") };
+        damage(wireguard);
+    };
+    let cases: [(Vec<String>, &[&str]); 6] = [
+        (dialled(|_| {}), &[]),
+        (
+            dialled(|seen| {
+                seen.keys.get_mut("vpn").unwrap().private = Ok(None);
+                seen.namespaces.get_mut("vpn").unwrap().tunnels.clear();
+            }),
+            &[
+                "make key /k/vpn at vpn (there is no such file)",
+                "create tunnel wg0 at vpn (there is no such device)",
+                "add-peer peer phone: 10.100.0.3 at vpn (it is not there)",
+                "add-peer peer laptop: 10.100.0.2 at vpn (it is not there)",
+            ],
+        ),
+        (
+            dialled(|seen| {
+                tunnel(seen, &|wireguard| {
+                    let peer = wireguard.peers.remove(PHONE).unwrap();
+                    wireguard.peers.insert("another".to_owned(), peer);
+                    wireguard.listen = 9;
+                });
+            }),
+            &[
+                "set tunnel wg0: port 51820 at vpn (it is 9)",
+                "remove-peer peer with the key another at vpn (no peer of the file has that key (it has 10.100.0.3))",
+                "add-peer peer phone: 10.100.0.3 at vpn (it is not there)",
+            ],
+        ),
+        (
+            dialled(|seen| {
+                tunnel(seen, &|wireguard| wireguard.peers.values_mut().for_each(|peer| peer.preshared = None));
+            }),
+            &["set-peer peer laptop: preshared key at vpn (it has none)"],
+        ),
+        (
+            dialled(|seen| {
+                tunnel(seen, &|wireguard| {
+                    for peer in wireguard.peers.values_mut() {
+                        peer.heard.endpoint = "203.0.113.9:4000".parse().ok();
+                        peer.heard.handshake = Some(9);
+                    }
+                });
+            }),
+            &[],
+        ),
+        (
+            dialled(|seen| {
+                let refused = Err(crate::error::Error::failed("the key /k/laptop is a link"));
+                seen.keys.get_mut("vpn").unwrap().preshared.insert(name("laptop"), refused);
+                tunnel(seen, &|wireguard| wireguard.listen = 9);
+            }),
+            &["set tunnel wg0: port 51820 at vpn (it is 9)", "key: peer `laptop` of vpn: the key /k/laptop is a link"],
+        ),
+    ];
+    for (said, expected) in cases {
+        assert_eq!(said, expected);
+    }
 }

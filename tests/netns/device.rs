@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::crash::{Call, calls, expect_rules, with_fault};
 use crate::host::{Dump, Host, expect_silence, text};
+use crate::watch::Watch;
 use crate::world::GROUP;
 
 const KEY: &str = "/run/keys/vpn";
@@ -86,7 +87,10 @@ fn deviations(audit: &Value) -> Vec<String> {
 #[track_caller]
 fn observe(host: &Host) {
     let link = host.link("vpn", "wg0");
-    assert_eq!((&link["group"], &link["mtu"], &link["ifalias"]), (&json!(GROUP), &json!(1420), &json!("wire:vpn")));
+    assert_eq!(
+        (&link["group"], &link["mtu"], &link["ifalias"]),
+        (&json!(GROUP), &json!(1420), &json!("wire-tunnel:vpn"))
+    );
     assert!(link["flags"].as_array().expect("flags").contains(&json!("UP")), "{link}");
     let addresses: Vec<String> = (link["addr_info"].as_array().expect("a list").iter())
         .map(|address| format!("{}/{}", text(&address["local"]), address["prefixlen"]))
@@ -219,6 +223,19 @@ fn a_tunnel_is_mended() {
     assert!(deviations(&audit)[0].contains("an address or route 10.66.0.0/16 that is not wire's"), "{audit:#}");
     host.wire(&["up"]).expect(0);
     assert!(host.run("vpn", &["ip", "route"]).stdout.contains("10.66.0.0/16"));
+}
+
+/// Who watches hears of it like of everything else.
+#[test]
+fn a_watch_mends_it() {
+    let host = host();
+    let watch = Watch::start(&host);
+    for hand in ["ip link del wg0", "ip link set wg0 down", "ip address del 10.100.0.1/24 dev wg0"] {
+        host.run("vpn", &["sh", "-c", hand]).expect(0);
+        watch.event("mended");
+        observe(&host);
+        assert!(host.run("vpn", &["ip", "route"]).stdout.contains("10.100.0.0/24 dev wg0"), "{hand}");
+    }
 }
 
 /// A device of that name that is not `wire`'s is told and left, with all else as it is to be.

@@ -49,7 +49,7 @@ pub enum Part {
     Wire(Name),
     /// The rules.
     Rules,
-    /// Devices that are no wire's, or settings of the whole.
+    /// Devices that are no wire's, a tunnel's among them, or settings of the whole.
     Whole,
 }
 
@@ -58,8 +58,8 @@ type Devices = HashMap<u32, Known>;
 
 struct Known {
     name: String,
-    /// The wire that it is an end of.
-    wire: Option<Name>,
+    /// What it is of, where it is of ours.
+    of: Option<Part>,
 }
 
 /// Ears in one namespace. They keep it alive.
@@ -86,7 +86,7 @@ impl Ear {
         // Asked on a socket that does not listen, where news would come between the answers.
         let asking = netns.inside(home, || Socket::open(NETLINK_ROUTE))??;
         let links = asking.dump(&link::list(), link::seen).unwrap_or_default();
-        let known = |seen: link::Seen| (seen.index, Known { wire: wire_of(&seen), name: seen.name });
+        let known = |seen: link::Seen| (seen.index, Known { of: part_of(&seen), name: seen.name });
         let devices = links.into_iter().map(known).collect();
         Ok(Ear { netns, process, route, rules, devices, cookie, generation: None })
     }
@@ -111,8 +111,9 @@ impl Ear {
     }
 }
 
-fn wire_of(seen: &link::Seen) -> Option<Name> {
-    seen.alias.strip_prefix(link::ALIAS).and_then(Name::new)
+fn part_of(seen: &link::Seen) -> Option<Part> {
+    let wire = seen.alias.strip_prefix(link::ALIAS).and_then(Name::new);
+    wire.map(Part::Wire).or_else(|| seen.alias.starts_with(link::TUNNEL).then_some(Part::Whole))
 }
 
 /// Reads until there is nothing more. `lost` is what is told where the kernel could not tell all of it (ENOBUFS).
@@ -135,7 +136,7 @@ fn part(answer: Answer, devices: &mut Devices) -> Option<Part> {
         let value = attributes.filter(|nla| nla.kind() == wanted).map(|nla| nla.value().to_vec()).next()?;
         Some(i32::from_ne_bytes(nfnl::number(&value)?))
     };
-    let of_wire = |devices: &Devices, index: u32| devices.get(&index)?.wire.clone().map(Part::Wire);
+    let of = |devices: &Devices, index: u32| devices.get(&index)?.of.clone();
     match kind {
         // A bridge tells of its ports with messages of its own family.
         rtm::NEW_LINK | rtm::DEL_LINK if payload.first() != Some(&(libc::AF_UNSPEC as u8)) => None,
@@ -143,21 +144,21 @@ fn part(answer: Answer, devices: &mut Devices) -> Option<Part> {
             let seen = link::seen(answer).ok().flatten()?;
             let before = devices.remove(&seen.index);
             let is_new = before.as_ref().is_none_or(|before| before.name != seen.name);
-            let wire = wire_of(&seen).or(before.and_then(|before| before.wire));
-            devices.insert(seen.index, Known { name: seen.name, wire: wire.clone() });
-            wire.map(Part::Wire).or(is_new.then_some(Part::Whole))
+            let part = part_of(&seen).or(before.and_then(|before| before.of));
+            devices.insert(seen.index, Known { name: seen.name, of: part.clone() });
+            part.or(is_new.then_some(Part::Whole))
         }
         rtm::DEL_LINK => {
             let known = devices.remove(&index_at_4()?);
-            Some(known.and_then(|known| known.wire).map_or(Part::Whole, Part::Wire))
+            Some(known.and_then(|known| known.of).unwrap_or(Part::Whole))
         }
-        rtm::NEW_ADDRESS | rtm::DEL_ADDRESS => of_wire(devices, index_at_4()?),
-        rtm::NEW_ROUTE | rtm::DEL_ROUTE => of_wire(devices, attribute(ROUTE_HEADER, ROUTE_DEVICE)? as u32),
+        rtm::NEW_ADDRESS | rtm::DEL_ADDRESS => of(devices, index_at_4()?),
+        rtm::NEW_ROUTE | rtm::DEL_ROUTE => of(devices, attribute(ROUTE_HEADER, ROUTE_DEVICE)? as u32),
         rtm::NEW_SETTINGS | rtm::DEL_SETTINGS => {
             let index = attribute(SETTINGS_HEADER, SETTINGS_DEVICE)?;
             // Negative: `all` or `default`.
             match u32::try_from(index) {
-                Ok(index) if devices.contains_key(&index) => Some(of_wire(devices, index).unwrap_or(Part::Whole)),
+                Ok(index) if devices.contains_key(&index) => Some(of(devices, index).unwrap_or(Part::Whole)),
                 // Of a device that is being made or is gone: its link is told as well.
                 Ok(_) => None,
                 Err(_) => Some(Part::Whole),
@@ -205,6 +206,8 @@ mod tests {
         assert_eq!(part(rtm::NEW_LINK, &link(7, "eth1", "")), of_wire, "the alias is gone, the device is not");
         assert_eq!(part(rtm::NEW_LINK, &link(9, "wlan0", "")), Some(Part::Whole));
         assert_eq!(part(rtm::NEW_LINK, &link(9, "wlan0", "")), None, "nothing of it that matters");
+        assert_eq!(part(rtm::NEW_LINK, &link(8, "wg0", "wire-tunnel:vpn")), Some(Part::Whole));
+        assert_eq!(part(rtm::NEW_LINK, &link(8, "wg0", "wire-tunnel:vpn")), Some(Part::Whole), "whatever of it");
         let mut port = link(9, "of a bridge", "");
         port[0] = libc::AF_BRIDGE as u8;
         assert_eq!(part(rtm::NEW_LINK, &port), None);

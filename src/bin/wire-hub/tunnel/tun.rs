@@ -14,6 +14,8 @@ const TUN: &str = "/dev/net/tun";
 /// linux/if_tun.h, where glibc and musl have different types for a request.
 const TUNSETIFF: u64 = nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()) as u64;
 const TUNGETIFF: u64 = nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()) as u64;
+/// linux/sockios.h.
+const SIOCGIFMTU: u64 = 0x8921;
 /// boringtun reads a packet into that many bytes of a device that it has not opened itself.
 const MTU: i32 = 1500;
 
@@ -79,7 +81,6 @@ pub fn is_attached(file: &File) -> bool {
 fn mtu(name: &str) -> Option<i32> {
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     let mut request = Request::new(name, 0);
-    #[allow(clippy::unnecessary_cast, reason = "musl has another type for it")]
-    request.ask(&socket, libc::SIOCGIFMTU as u64).ok()?;
+    request.ask(&socket, SIOCGIFMTU).ok()?;
     Some(request.value)
 }

@@ -44,7 +44,7 @@ impl House {
         host.netns(&["edge"]);
         host.sh("set -e
             mount -t tmpfs tmpfs /var/log
-            mkdir /var/log/wire /run/wire-hub
+            mkdir -p /var/log/wire /var/lib/wire/acme /var/lib/wire/ca /run/wire-hub
             ip link add outside type veth peer name outside netns edge
             ip address add 198.51.100.1/24 dev outside
             ip address add 198.51.100.9/24 dev outside

@@ -222,11 +222,11 @@ fn every_request_is_a_line_of_the_log_and_none_can_forge_one() {
 #[test]
 fn a_full_disk_holds_nobody_up() {
     let house = house();
-    house.host.sh("mount -t tmpfs -o size=64k tmpfs /var/log/wire; ! head -c 1M /dev/zero >/var/log/wire/full");
+    house.host.sh("mount -o remount,size=64k /var/log; ! head -c 1M /dev/zero >/var/log/full");
     assert_eq!(house.status(&["https://a.example/"]), "200");
     wait("it is told", || house.said().contains("edge.log cannot be written"));
     assert_eq!(house.status(&["https://a.example/"]), "200");
-    house.host.sh("rm /var/log/wire/full");
+    house.host.sh("rm /var/log/full");
     wait("it is over", || {
         assert_eq!(house.status(&["https://a.example/"]), "200");
         house.said().contains("edge.log is written again")

@@ -11,7 +11,7 @@ use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, Sockadd
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use super::client::Clients;
 use super::worker::{Guest, Line, Order};
@@ -72,18 +72,18 @@ impl Door {
         let (https, http) = (https?, http?);
         let mut porter = Porter { lines, began, most: self.most, clients: Clients::default(), complained: None };
         let mut forgotten = Instant::now();
-        let mut closing = false;
+        let mut closes: Option<tokio::time::Instant> = None;
         loop {
             let taken = tokio::select! {
                 taken = take(&https) => Some((taken, true)),
                 taken = take(&http) => Some((taken, false)),
-                () = sleep(KNOCKED), if closing => return Ok(()),
+                () = sleep_until(closes.unwrap_or_else(tokio::time::Instant::now)), if closes.is_some() => break,
                 // Whoever could tell it is gone: that is the end as well.
-                _ = end.wait_for(|end| *end), if !closing => None,
+                _ = end.wait_for(|end| *end), if closes.is_none() => None,
             };
             match taken {
                 None => {
-                    closing = true;
+                    closes = Some(tokio::time::Instant::now() + KNOCKED);
                     for listener in [&https, &http] {
                         refuse(listener);
                     }
@@ -100,6 +100,17 @@ impl Door {
                 porter.clients.forget(began.elapsed());
             }
         }
+        // Whoever has come in meanwhile is not left at the door.
+        for (listener, tls) in [(https, true), (http, false)] {
+            let listener = listener.into_std().context("cannot close the door")?;
+            while let Ok((stream, from)) = listener.accept() {
+                // The runtime wants all of its sockets so.
+                if stream.set_nonblocking(true).is_ok() {
+                    porter.admit(stream, from, tls);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -183,7 +194,8 @@ fn bind(at: SocketAddr) -> nix::Result<net::TcpListener> {
 }
 
 /// Lets nobody knock any more: whoever begins is not heard, tries again after a second, and finds the next that listens.
-/// Those that have begun still come in.
+/// Those that have begun still come in. Where the kernel keeps filters to root (EPERM), who knocks is let in until the end, and
+/// only a handshake that is under way right then fails.
 fn refuse(listener: &TcpListener) {
     // Flags of the TCP header: a SYN without an ACK is dropped.
     const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;

@@ -38,7 +38,7 @@ pub(super) fn tunnel(topology: &Topology, hub: &Hub, forwarding: &Forwarding, se
     }
 }
 
-/// A peer, by its public key; as it is where its preshared key may not be used.
+/// A peer, by its public key. Where its preshared key may not be used it keeps the one it has; one that is not there stays out.
 fn peer(peer: &topology::Peer, keys: &Keys, before: Option<&Tunnel>) -> Option<(String, Peer)> {
     let key = peer.public_key.clone();
     let preshared = match keys.preshared.get(&peer.name) {
@@ -46,8 +46,7 @@ fn peer(peer: &topology::Peer, keys: &Keys, before: Option<&Tunnel>) -> Option<(
         Some(Ok(secret)) => Some(secret.clone()),
         Some(Err(_)) => {
             let Some(Tunnel { kind: Kind::Kernel(before), .. }) = before else { return None };
-            let before = before.peers.get(&key)?.clone();
-            return Some((key, Peer { name: Some(peer.name.clone()), ..before }));
+            before.peers.get(&key)?.preshared.clone()
         }
     };
     let allowed = BTreeSet::from([IpNetwork::from(peer.address)]);

@@ -14,7 +14,7 @@ use crate::rules::Rules;
 use crate::sets;
 use crate::state::State;
 use crate::target::Scope;
-use crate::topology::{HOST, Home, Name, OUTSIDE, Protocol, Service, Topology};
+use crate::topology::{HOST, Home, Hub, Name, OUTSIDE, Protocol, Service, Topology};
 use crate::voice::Voice;
 
 /// A range of ports longer than this is listened on in its first ports alone.
@@ -112,6 +112,10 @@ fn ports(topology: &Topology, node: &Name) -> BTreeSet<(Protocol, u16)> {
     let forwards = topology.hubs.values().flat_map(|hub| &hub.forwards);
     for forward in forwards.filter(|forward| topology.namespace_of(&forward.to.node) == node) {
         add(&forward.port, Some(forward.to.port));
+    }
+    // A hub's door turns nobody away: where nobody listens, nothing would be heard of who came in.
+    if topology.hubs.get(node).is_some_and(Hub::serves_web) {
+        ports.extend([443, 80].map(|port| (Protocol::Tcp, port)));
     }
     ports
 }

@@ -97,7 +97,8 @@ fn serves(hub: &Hub) -> String {
 /// Everything a hub serves, with the keys that were found when it was looked at.
 pub fn orders(topology: &Topology, hub: &Hub, seen: &State) -> Result<Orders, Error> {
     let proxy = hub.serves_web().then(|| proxy(topology, hub));
-    Ok(Orders { hub: hub.name.to_string(), tunnel: tunnel(hub, seen)?, proxy })
+    let namespace = seen.namespaces.get(&hub.name).map_or(0, |here| here.cookie);
+    Ok(Orders { hub: hub.name.to_string(), namespace, tunnel: tunnel(hub, seen)?, proxy })
 }
 
 /// What the kernel does itself where it has WireGuard.
@@ -246,6 +247,13 @@ fn told(topology: &Topology, hub: &Hub, seen: &State) -> Result<Told, Error> {
         Asked::Answered(Answer::Restart(reason)) => {
             Err(Error::failed(format!("hub `{}` serves what it served before: {reason}", hub.name))
                 .hint(format!("restart it: the service `wire-hub@{0}`, or `wire hub {0}`", hub.name)))
+        }
+        Asked::Answered(Answer::Moved) => {
+            Err(Error::failed(format!("hub `{}` served in a namespace that is not its own any more, and has ended", hub.name))
+                .hint(format!(
+                    "the service `wire-hub@{0}`, or `wire watch`, starts it again where it lives now; else do it: `wire hub {0}`",
+                    hub.name
+                )))
         }
         Asked::Answered(Answer::Failed(reason)) => {
             Err(Error::failed(format!("hub `{}` could not take over everything: {reason}", hub.name)))

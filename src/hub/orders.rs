@@ -46,6 +46,8 @@ pub enum Answer {
     /// It cannot without being started anew, with the reason.
     Restart(String),
     Failed(String),
+    /// It serves where the hub does not live any more, and ends.
+    Moved,
     Peers(Vec<PeerSeen>),
     Likeness(u64),
 }
@@ -55,6 +57,9 @@ pub enum Answer {
 #[serde(rename_all = "kebab-case")]
 pub struct Orders {
     pub hub: String,
+    /// What tells the hub's namespace from every other one until the next boot (`SO_NETNS_COOKIE`).
+    #[serde(default)]
+    pub namespace: u64,
     /// `None` where the kernel has WireGuard, or nobody is to dial in.
     pub tunnel: Option<Tunnel>,
     pub proxy: Option<Proxy>,

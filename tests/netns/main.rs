@@ -29,6 +29,7 @@ mod order;
 mod owned;
 mod packet;
 mod peer;
+mod podhouse;
 mod podman;
 mod power;
 mod prober;

@@ -28,7 +28,7 @@ pub fn inherited() -> Result<net::UnixListener, Trouble> {
     Ok(socket)
 }
 
-/// Answers whoever asks, one at a time. Ends only where nobody can ask any more.
+/// Answers whoever asks, one at a time. Ends only where nobody can ask any more, or nobody is served any more.
 pub async fn listen(socket: net::UnixListener, hub: &mut Hub) -> Result<(), Trouble> {
     let socket = UnixListener::from_std(socket).context("cannot listen to wire")?;
     loop {
@@ -37,12 +37,14 @@ pub async fn listen(socket: net::UnixListener, hub: &mut Hub) -> Result<(), Trou
         let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw());
         if known {
             // One that asks for nothing, or does not listen, is let go of.
-            let _ = timeout(PATIENCE, talk(stream, hub)).await;
+            if let Ok(Ok(Answer::Moved)) = timeout(PATIENCE, talk(stream, hub)).await {
+                return Err(Trouble("the hub lives in another namespace now; it must be started anew there".into()));
+            }
         }
     }
 }
 
-async fn talk(stream: UnixStream, hub: &mut Hub) -> std::io::Result<()> {
+async fn talk(stream: UnixStream, hub: &mut Hub) -> std::io::Result<Answer> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(LONGEST)).read_line(&mut line).await?;
@@ -52,5 +54,6 @@ async fn talk(stream: UnixStream, hub: &mut Hub) -> std::io::Result<()> {
     };
     let mut text = serde_json::to_vec(&answer)?;
     text.push(b'\n');
-    write.write_all(&text).await
+    write.write_all(&text).await?;
+    Ok(answer)
 }

@@ -27,6 +27,8 @@ impl Hub {
         match ask {
             Ask::Likeness => Answer::Likeness(self.orders.likeness()),
             Ask::Peers => Answer::Peers(self.tunnel.as_ref().map(Tunnel::peers).unwrap_or_default()),
+            // A namespace cannot be changed for another without the power to do so, which it has not.
+            Ask::Serve(orders) if orders.namespace != self.orders.namespace => Answer::Moved,
             Ask::Serve(orders) => match self.guard.allows(&orders) {
                 Err(reason) => Answer::Restart(reason),
                 Ok(()) => match self.serve(*orders) {

@@ -103,7 +103,7 @@ fn learn_one(set: &Set, kept: &mut Kept, name: &str, outcomes: &[(Kind, Outcome)
     }
     let remains = match (stays.is_empty(), is_answered) {
         (true, true) => "only a part of its addresses is known".to_owned(),
-        (true, false) => "nothing is known of it, so that the set has no element of its".to_owned(),
+        (true, false) => "nothing is known of it, so that the set has none of its addresses".to_owned(),
         (false, _) => format!("its last good answer stays: {}", stays.join(", ")),
     };
     let failed = |failure| Error::failed(format!("{what} could not be looked up: {failure}; {remains}"));

@@ -181,7 +181,7 @@ fn a_name_that_was_never_answered_for_is_nobody() {
     let mut kept = Kept::default();
     let answers = [(ANNA.to_owned(), Kind::BOTH.map(|kind| (kind, Err("no answer from ::1".to_owned()))))].into();
     let wanted = "`anna.example.net` of set `players` could not be looked up: no answer from ::1; nothing is known of it, \
-                  so that the set has no element of its";
+                  so that the set has none of its addresses";
     assert_eq!(told(&learn(&set, &mut kept, &answers, 1000)), [wanted]);
     assert_eq!(Source { set: &set, kept, lines: vec![] }.contents(1000), Contents::default());
     let answers =

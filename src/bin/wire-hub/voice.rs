@@ -10,15 +10,28 @@ pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "wire-hub: {text}");
 }
 
-/// Tells whoever supervises it that everybody who comes is served (sd_notify(3)), where one listens.
-pub fn ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
-    let address = match path.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-        _ => SocketAddr::from_pathname(&path),
-    };
-    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
-        let _ = socket.send_to_addr(b"READY=1", &address);
+/// Whoever supervises this process and wants to hear when everybody who comes is served (sd_notify(3)), where one listens. Found
+/// before sockets of this machine are given up.
+pub struct Supervisor(Option<UnixDatagram>);
+
+impl Supervisor {
+    pub fn find() -> Supervisor {
+        let path = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
+        let found = path.and_then(|path| {
+            let address = match path.as_bytes() {
+                [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+                _ => SocketAddr::from_pathname(&path),
+            };
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.connect_addr(&address.ok()?).ok().map(|()| socket)
+        });
+        Supervisor(found)
+    }
+
+    pub fn ready(self) {
+        if let Some(socket) = self.0 {
+            let _ = socket.send(b"READY=1");
+        }
     }
 }
 

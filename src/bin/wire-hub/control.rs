@@ -1,5 +1,6 @@
 //! The socket that `wire` asks over: one line of JSON, one line back.
 
+use std::convert::Infallible;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::hub::Hub;
 use crate::orders::{Answer, LONGEST, SOCKET};
@@ -15,6 +16,8 @@ use crate::trouble::{Context, Trouble};
 
 /// Whoever asks does so at once.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// After this it is listened again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The socket that `wire hub` has left open for it.
 pub fn inherited() -> Result<net::UnixListener, Trouble> {
@@ -28,11 +31,15 @@ pub fn inherited() -> Result<net::UnixListener, Trouble> {
     Ok(socket)
 }
 
-/// Answers whoever asks, one at a time. Ends only where nobody can ask any more.
-pub async fn listen(socket: net::UnixListener, hub: &mut Hub) -> Result<(), Trouble> {
+/// Answers whoever asks, one at a time, for ever.
+pub async fn listen(socket: net::UnixListener, hub: &mut Hub) -> Result<Infallible, Trouble> {
     let socket = UnixListener::from_std(socket).context("cannot listen to wire")?;
     loop {
-        let (stream, _) = socket.accept().await.context("cannot hear wire")?;
+        // It may be out of descriptors: clients are served all the same, and `wire` asks again.
+        let Ok((stream, _)) = socket.accept().await else {
+            sleep(AGAIN).await;
+            continue;
+        };
         // Root, or whoever runs the hub.
         let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw());
         if known {

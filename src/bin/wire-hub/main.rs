@@ -54,7 +54,7 @@ fn run() -> Result<(), Trouble> {
         let mut hub = Hub::start(orders, guard)?;
         supervisor.ready();
         tokio::select! {
-            listened = control::listen(socket, &mut hub) => listened?,
+            listened = control::listen(socket, &mut hub) => match listened? {},
             _ = ended.recv() => {}
             _ = stopped.recv() => {}
         }

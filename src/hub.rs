@@ -217,6 +217,7 @@ pub fn tell(voice: &Voice, topology: &Topology, scope: &Scope, seen: &State, _lo
     let mut missing = Vec::new();
     for hub in topology.hubs.values().filter(|hub| hub.is_run() && scope.has_node(&hub.name)) {
         match told(topology, hub, seen) {
+            Ok(Told::Nobody) if !hub.needs_process(seen.has_wireguard) => {}
             Ok(Told::Nobody) => missing.push(hub.name.clone()),
             Ok(Told::AsBefore) => {}
             Ok(Told::Taken) => voice.say(&format!("hub `{}` serves {} now", hub.name, serves(hub))),

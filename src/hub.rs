@@ -9,7 +9,7 @@ use crate::desired;
 use crate::error::{Context, Error, Exit};
 use crate::kernel::hub::{self as process, Asked};
 use crate::kernel::run::Lock;
-use crate::near::nearest;
+use crate::near::{nearest, shown};
 use crate::rules::Rules;
 use crate::sets;
 use crate::state::State;
@@ -97,7 +97,8 @@ fn serves(hub: &Hub) -> String {
 /// Everything a hub serves, with the keys that were found when it was looked at.
 pub fn orders(topology: &Topology, hub: &Hub, seen: &State) -> Result<Orders, Error> {
     let proxy = hub.serves_web().then(|| proxy(topology, hub));
-    Ok(Orders { hub: hub.name.to_string(), tunnel: tunnel(hub, seen)?, proxy })
+    let namespace = seen.namespaces.get(&hub.name).map_or(0, |namespace| namespace.cookie);
+    Ok(Orders { hub: hub.name.to_string(), namespace, tunnel: tunnel(hub, seen)?, proxy })
 }
 
 /// What the kernel does itself where it has WireGuard.
@@ -245,11 +246,12 @@ fn told(topology: &Topology, hub: &Hub, seen: &State) -> Result<Told, Error> {
         Asked::Answered(Answer::Done) if same => Ok(Told::AsBefore),
         Asked::Answered(Answer::Done) => Ok(Told::Taken),
         Asked::Answered(Answer::Restart(reason)) => {
+            let reason = shown(&reason);
             Err(Error::failed(format!("hub `{}` serves what it served before: {reason}", hub.name))
                 .hint(format!("restart it: the service `wire-hub@{0}`, or `wire hub {0}`", hub.name)))
         }
         Asked::Answered(Answer::Failed(reason)) => {
-            Err(Error::failed(format!("hub `{}` could not take over everything: {reason}", hub.name)))
+            Err(Error::failed(format!("hub `{}` could not take over everything: {}", hub.name, shown(&reason))))
         }
         Asked::Answered(_) => Err(Error::failed(format!("hub `{}` answers what it was not asked", hub.name))),
     }

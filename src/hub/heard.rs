@@ -1,7 +1,7 @@
 //! What is heard of the hubs that `wire` runs, and of who dials in there: by the kernel where that speaks WireGuard, else by the hub.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -122,9 +122,13 @@ fn by_kernel(hub: &Hub, seen: &State) -> Peers {
 fn by_hub(voice: &Voice, hub: &Name) -> Peers {
     match super::ask(hub, &Ask::Peers) {
         Ok(Some(Answer::Peers(peers))) => {
+            // Whoever has taken a hub over may answer anything, and a terminal would obey.
+            let endpoint = |text: Option<String>| text.filter(|text| text.parse::<SocketAddr>().is_ok());
             let peers = peers.into_iter();
             peers
-                .map(|peer| (peer.public_key, (peer.endpoint, peer.last_handshake, peer.rx_bytes, peer.tx_bytes)))
+                .map(|peer| {
+                    (peer.public_key, (endpoint(peer.endpoint), peer.last_handshake, peer.rx_bytes, peer.tx_bytes))
+                })
                 .collect()
         }
         Ok(_) => Peers::new(),

@@ -179,3 +179,18 @@ fn a_change_that_waits_is_not_told() {
     host.wire(&["confirm"]).expect(0);
     assert!(host.wire(&["up"]).expect(0).stderr.contains("serves 1 site now"));
 }
+
+/// A container that starts anew has another namespace: a hub that stayed in the old one would serve nobody, and is started in the
+/// new one.
+#[test]
+fn a_hub_follows_its_namespace() {
+    let elsewhere = HOUSE.replace("[hub.edge]\n", "[node.edge]\nnetns = \"edge\"\n\n[hub.edge]\n");
+    let host = Host::with(&["web", "edge"], &elsewhere);
+    host.sh("ip -n edge link set lo up");
+    let _watch = host.start("host", &[WIRE, "-f", TOPOLOGY, "watch"]);
+    until("the hub runs", || serves(&host));
+    let first = pids(&host);
+    host.sh("ip netns delete edge && ip netns add edge && ip -n edge link set lo up");
+    until("it runs in the new one", || serves(&host));
+    assert!(pids(&host).len() == 1 && pids(&host) != first, "{first:?}");
+}

@@ -1,6 +1,5 @@
 //! The socket that `wire` asks over: one line of JSON, one line back.
 
-use std::convert::Infallible;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net;
 use std::time::Duration;
@@ -31,8 +30,8 @@ pub fn inherited() -> Result<net::UnixListener, Trouble> {
     Ok(socket)
 }
 
-/// Answers whoever asks, one at a time, for ever.
-pub async fn listen(socket: net::UnixListener, hub: &mut Hub) -> Result<Infallible, Trouble> {
+/// Answers whoever asks, one at a time, until the hub is to be started anew.
+pub async fn listen(socket: net::UnixListener, hub: &mut Hub) -> Result<(), Trouble> {
     let socket = UnixListener::from_std(socket).context("cannot listen to wire")?;
     loop {
         // It may be out of descriptors: clients are served all the same, and `wire` asks again.
@@ -45,6 +44,9 @@ pub async fn listen(socket: net::UnixListener, hub: &mut Hub) -> Result<Infallib
         if known {
             // One that asks for nothing, or does not listen, is let go of.
             let _ = timeout(PATIENCE, talk(stream, hub)).await;
+        }
+        if hub.is_lost() {
+            return Ok(());
         }
     }
 }

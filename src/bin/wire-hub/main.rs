@@ -54,12 +54,16 @@ fn run() -> Result<(), Trouble> {
         let mut hub = Hub::start(orders, guard)?;
         supervisor.ready();
         tokio::select! {
-            listened = control::listen(socket, &mut hub) => match listened? {},
+            listened = control::listen(socket, &mut hub) => listened?,
             _ = ended.recv() => {}
             _ = stopped.recv() => {}
         }
+        let is_lost = hub.is_lost();
         hub.drain().await;
-        Ok(())
+        match is_lost {
+            true => Err(Trouble("the hub has another namespace than this process; start it anew".to_owned())),
+            false => Ok(()),
+        }
     })
 }
 

@@ -84,6 +84,13 @@ pub fn is_served(hub: &str) -> bool {
     lock.is_some_and(|lock| matches!(Flock::lock(lock, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK))))
 }
 
+/// All that are served, by the names of their locks.
+pub fn served() -> Vec<String> {
+    let entries = fs::read_dir(format!("{DIRECTORY}/{HUBS}")).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".lock")?.to_owned()));
+    names.filter(|name| is_served(name)).collect()
+}
+
 /// A `wire hub` that this process has started.
 pub struct Child {
     process: process::Child,

@@ -194,3 +194,18 @@ fn a_hub_follows_its_namespace() {
     until("it runs in the new one", || serves(&host));
     assert!(pids(&host).len() == 1 && pids(&host) != first, "{first:?}");
 }
+
+/// A hub that is struck from the file and still runs is named by `up`, since nobody else ends it.
+#[test]
+fn a_hub_that_is_struck_is_named() {
+    let host = house();
+    let mut hub = serve(&host);
+    let (before, _) = HOUSE.split_once("[[hub.edge.site]]").expect("a site");
+    host.topology(before);
+    let told = host.wire(&["up"]).expect(0).stderr;
+    assert!(told.contains("hub `edge` still runs, and the file has it no more"), "{told}");
+    kill(Pid::from_raw(hub.0.id() as i32), Signal::SIGTERM).expect("it runs");
+    assert!(hub.0.wait().expect("it ends").success());
+    let told = host.wire(&["up"]).expect(0).stderr;
+    assert!(!told.contains("still runs"), "{told}");
+}

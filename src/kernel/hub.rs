@@ -38,6 +38,9 @@ const PROGRAM: &str = "wire-hub";
 /// A hub that takes over new orders has read files and asked nobody; longer than this it does not turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the lock of a hub may be held by whoever only looks.
+const MOMENT: Duration = Duration::from_millis(200);
+
 /// What systemd tells a process that it supervises (sd_notify(3), sd_watchdog_enabled(3)).
 const SUPERVISOR: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
@@ -57,7 +60,7 @@ impl Place {
         let path = store.path_of(&lock);
         let file = store.file(&lock, OFlag::O_RDWR | OFlag::O_CREAT)?;
         let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let lock = match locked(file) {
             Ok(lock) => lock,
             Err((_, Errno::EWOULDBLOCK)) => {
                 return Err(Error::failed(format!("hub `{hub}` is served already"))
@@ -70,6 +73,18 @@ impl Place {
         let path = socket_of(hub);
         let socket = UnixListener::bind(&path).context(format!("cannot listen on {path}"))?;
         Ok(Place { lock, socket })
+    }
+}
+
+/// Whoever asks whether the hub is served holds the lock for a moment, too.
+fn locked(mut file: OwnedFd) -> Result<Flock<OwnedFd>, (OwnedFd, Errno)> {
+    let begun = Instant::now();
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((file, Errno::EWOULDBLOCK)) if begun.elapsed() < MOMENT => file,
+            locked => return locked,
+        };
+        std::thread::sleep(MOMENT / 10);
     }
 }
 

@@ -7,7 +7,12 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 pub fn say(text: &str) {
     // Nobody may be there to hear it.
-    let _ = writeln!(std::io::stderr(), "wire-hub: {text}");
+    let _ = writeln!(std::io::stderr(), "wire-hub: {}", plain(text));
+}
+
+/// On one line and without what a terminal would obey: some of the words are those of an ACME directory.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Whoever supervises this process and wants to hear when everybody who comes is served (sd_notify(3)), where one listens. Found
@@ -37,4 +42,14 @@ impl Supervisor {
 
 pub fn error(text: &str) {
     say(&format!("error: {text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_one_line() {
+        assert_eq!(plain("it says: no\nwire-hub: error: \u{1b}[2J\u{9b}x"), "it says: no wire-hub: error:  [2J x");
+    }
 }

@@ -50,6 +50,12 @@ pub fn confine(orders: &Orders) -> Result<Guard, Trouble> {
     // Its memory has keys: no core dump of it, and nobody but root looks into it.
     prctl::set_dumpable(false).context("cannot keep its memory to itself")?;
     let guard = Guard { directories: directories(orders), tun: orders.tunnel.is_some() };
+    for directory in guard.directories.iter().filter(|directory| is_everybodys(directory)) {
+        let shown = directory.display();
+        voice::say(&format!(
+            "certificates lie in {shown}, so that the hub may read all of it: give them a directory of their own"
+        ));
+    }
     match files(&guard).context("cannot give up the files of this machine")? {
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => {}
         RulesetStatus::NotEnforced => {
@@ -74,6 +80,13 @@ fn directories(orders: &Orders) -> BTreeSet<PathBuf> {
         [Some(file.to_owned()), file.canonicalize().ok()].into_iter().flatten()
     };
     files.flat_map(directories).filter_map(|file| file.parent().map(Path::to_owned)).collect()
+}
+
+/// Whether a directory has the files of others below it, secret ones too.
+fn is_everybodys(directory: &Path) -> bool {
+    const SHARED: [&str; 10] =
+        ["/", "/etc", "/etc/wire", "/etc/wire/keys", "/home", "/root", "/run", "/srv", "/var", "/var/lib"];
+    SHARED.iter().any(|shared| directory == Path::new(shared))
 }
 
 fn files(guard: &Guard) -> Result<RulesetStatus, RulesetError> {
@@ -231,6 +244,13 @@ mod tests {
     use nix::unistd::Pid;
 
     use super::*;
+
+    #[test]
+    fn a_certificate_among_the_files_of_others_is_told() {
+        let shared = ["/", "/etc", "/etc/", "/etc/wire/keys"].map(|path| is_everybodys(Path::new(path)));
+        let own = ["/etc/letsencrypt/live/a.example", "/etc/wire/certs"].map(|path| is_everybodys(Path::new(path)));
+        assert_eq!((shared, own), ([true; 4], [false; 2]));
+    }
 
     /// Root without a capability still owns root's files, may signal root's processes, and is believed by whoever asks a socket of
     /// this machine who calls. Whoever takes over a hub has nothing of that.

@@ -9,7 +9,7 @@ use crate::desired;
 use crate::error::{Context, Error, Exit};
 use crate::kernel::hub::{self as process, Asked};
 use crate::kernel::run::Lock;
-use crate::near::nearest;
+use crate::near::{nearest, shown};
 use crate::rules::Rules;
 use crate::sets;
 use crate::state::State;
@@ -218,6 +218,7 @@ pub fn tell(voice: &Voice, topology: &Topology, scope: &Scope, seen: &State, _lo
     let mut missing = Vec::new();
     for hub in topology.hubs.values().filter(|hub| hub.is_run() && scope.has_node(&hub.name)) {
         match told(topology, hub, seen) {
+            Ok(Told::Nobody) if !hub.needs_process(seen.has_wireguard) => {}
             Ok(Told::Nobody) => missing.push(hub.name.clone()),
             Ok(Told::AsBefore) => {}
             Ok(Told::Taken) => voice.say(&format!("hub `{}` serves {} now", hub.name, serves(hub))),
@@ -245,6 +246,7 @@ fn told(topology: &Topology, hub: &Hub, seen: &State) -> Result<Told, Error> {
         Asked::Answered(Answer::Done) if same => Ok(Told::AsBefore),
         Asked::Answered(Answer::Done) => Ok(Told::Taken),
         Asked::Answered(Answer::Restart(reason)) => {
+            let reason = shown(&reason);
             Err(Error::failed(format!("hub `{}` serves what it served before: {reason}", hub.name))
                 .hint(format!("restart it: the service `wire-hub@{0}`, or `wire hub {0}`", hub.name)))
         }
@@ -256,7 +258,7 @@ fn told(topology: &Topology, hub: &Hub, seen: &State) -> Result<Told, Error> {
                 )))
         }
         Asked::Answered(Answer::Failed(reason)) => {
-            Err(Error::failed(format!("hub `{}` could not take over everything: {reason}", hub.name)))
+            Err(Error::failed(format!("hub `{}` could not take over everything: {}", hub.name, shown(&reason))))
         }
         Asked::Answered(_) => Err(Error::failed(format!("hub `{}` answers what it was not asked", hub.name))),
     }

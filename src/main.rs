@@ -55,7 +55,7 @@ use rules::{Ranges, Rules};
 use sets::{Sets, ranges};
 use state::State;
 use target::Scope;
-use topology::{Name, Topology};
+use topology::{Hub, Name, Topology};
 use voice::{Voice, count};
 
 fn main() -> ExitCode {
@@ -407,6 +407,11 @@ fn hubs(voice: &Voice, topology: &Topology, scope: &Scope, waits: bool, seen: &S
             voice.say("hubs serve what they did before until `wire up` is run without --confirm");
         }
         return;
+    }
+    let struck = |name: &String| Name::new(name).is_some_and(|name| !topology.hubs.get(&name).is_some_and(Hub::is_run));
+    for hub in kernel::hub::served().iter().filter(|name| scope.everything && struck(name)) {
+        let how = format!("stop the service `wire-hub@{hub}`, or end the process with SIGTERM");
+        voice.warn(&Error::failed(format!("hub `{hub}` still runs, and the file has it no more")).hint(how));
     }
     for hub in hub::tell(voice, topology, scope, seen, lock) {
         let how = format!("start the service `wire-hub@{hub}`, or `wire hub {hub}`");

@@ -406,7 +406,13 @@ pub fn audit_table(audit: &Audit, paint: Paint) -> String {
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }
-    text + &peers(audit, paint) + &deviations(audit, paint)
+    text + &peers(audit, paint) + &idle(audit, paint) + &deviations(audit, paint)
+}
+
+/// Hubs that should be served and are not: starting them is the init system's, so it is no deviation of the kernel's.
+fn idle(audit: &Audit, paint: Paint) -> String {
+    let idle = audit.hubs.iter().filter(|hub| !hub.runs);
+    idle.map(|hub| format!("{} hub `{}` should run and does not\n", paint.careful("note:"), hub.hub)).collect()
 }
 
 /// Who dials in, each peer a line.

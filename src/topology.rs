@@ -179,6 +179,11 @@ impl Hub {
         self.wireguard.is_some() || self.serves_web()
     }
 
+    /// Whether it takes a process: a kernel that has WireGuard serves tunnels itself.
+    pub fn needs_process(&self, has_wireguard: bool) -> bool {
+        self.serves_web() || self.wireguard.is_some() && !has_wireguard
+    }
+
     /// Whether it is a reverse proxy.
     pub fn serves_web(&self) -> bool {
         !self.sites.is_empty() || !self.redirects.is_empty()

@@ -353,6 +353,9 @@ impl Watch<'_> {
         self.remembered = self.run.remembered()?;
         report.findings.extend(foreign::findings(&rules, scope, &seen));
         hub::tell(&self.hushed, &self.topology, scope, &seen, &lock);
+        if let Some(hubs) = &mut self.hubs {
+            hubs.kernel(seen.has_wireguard, &self.topology, Instant::now());
+        }
         self.teller.warn(self.hushed.kept());
         self.hold(kernel);
         Ok(Some(report))

@@ -1,7 +1,7 @@
 //! What is heard of the hubs that `wire` runs, and of who dials in there: by the kernel where that speaks WireGuard, else by the hub.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -23,7 +23,7 @@ const LONG: u64 = 30 * 86_400;
 pub struct AuditedHub {
     pub hub: Name,
     pub zone: Name,
-    /// Whether a process serves it.
+    /// Whether it is served: by a process, or where it needs none, by the kernel.
     pub runs: bool,
     /// Who speaks WireGuard, where anybody does.
     pub wireguard: Option<Speaker>,
@@ -88,11 +88,12 @@ pub fn hubs(voice: &Voice, topology: &Topology, scope: &Scope, seen: &State) -> 
 }
 
 fn audited(voice: &Voice, hub: &Hub, seen: &State, now: u64) -> AuditedHub {
-    let runs = process::is_served(hub.name.as_str());
+    let served = process::is_served(hub.name.as_str());
+    let runs = served || !hub.needs_process(seen.has_wireguard);
     let (wireguard, heard) = match &hub.wireguard {
         None => (None, BTreeMap::new()),
         Some(_) if seen.has_wireguard => (Some(Speaker::Kernel), by_kernel(hub, seen)),
-        Some(_) if runs => (Some(Speaker::Userspace), by_hub(voice, &hub.name)),
+        Some(_) if served => (Some(Speaker::Userspace), by_hub(voice, &hub.name)),
         Some(_) => (Some(Speaker::Userspace), BTreeMap::new()),
     };
     let peer = |peer: &topology::Peer| {
@@ -121,9 +122,13 @@ fn by_kernel(hub: &Hub, seen: &State) -> Peers {
 fn by_hub(voice: &Voice, hub: &Name) -> Peers {
     match super::ask(hub, &Ask::Peers) {
         Ok(Some(Answer::Peers(peers))) => {
+            // Whoever has taken a hub over may answer anything, and a terminal would obey.
+            let endpoint = |text: Option<String>| text.filter(|text| text.parse::<SocketAddr>().is_ok());
             let peers = peers.into_iter();
             peers
-                .map(|peer| (peer.public_key, (peer.endpoint, peer.last_handshake, peer.rx_bytes, peer.tx_bytes)))
+                .map(|peer| {
+                    (peer.public_key, (endpoint(peer.endpoint), peer.last_handshake, peer.rx_bytes, peer.tx_bytes))
+                })
                 .collect()
         }
         Ok(_) => Peers::new(),

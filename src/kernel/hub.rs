@@ -38,6 +38,9 @@ const PROGRAM: &str = "wire-hub";
 /// A hub that takes over new orders has read files and asked nobody; longer than this it does not turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the lock of a hub may be held by whoever only looks.
+const MOMENT: Duration = Duration::from_millis(200);
+
 /// What systemd tells a process that it supervises (sd_notify(3), sd_watchdog_enabled(3)).
 const SUPERVISOR: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
@@ -57,7 +60,7 @@ impl Place {
         let path = store.path_of(&lock);
         let file = store.file(&lock, OFlag::O_RDWR | OFlag::O_CREAT)?;
         let file = file.ok_or_else(|| Error::failed(format!("{path} went away")))?;
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let lock = match locked(file) {
             Ok(lock) => lock,
             Err((_, Errno::EWOULDBLOCK)) => {
                 return Err(Error::failed(format!("hub `{hub}` is served already"))
@@ -73,6 +76,18 @@ impl Place {
     }
 }
 
+/// Whoever asks whether the hub is served holds the lock for a moment, too.
+fn locked(mut file: OwnedFd) -> Result<Flock<OwnedFd>, (OwnedFd, Errno)> {
+    let begun = Instant::now();
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((file, Errno::EWOULDBLOCK)) if begun.elapsed() < MOMENT => file,
+            locked => return locked,
+        };
+        std::thread::sleep(MOMENT / 10);
+    }
+}
+
 fn socket_of(hub: &str) -> String {
     format!("{DIRECTORY}/{HUBS}/{hub}.sock")
 }
@@ -82,6 +97,13 @@ pub fn is_served(hub: &str) -> bool {
     let store = RunDirectory::look().ok().flatten().and_then(|run| run.0.look_into(HUBS).ok().flatten());
     let lock = store.and_then(|store| store.file(&format!("{hub}.lock"), OFlag::O_RDWR).ok().flatten());
     lock.is_some_and(|lock| matches!(Flock::lock(lock, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK))))
+}
+
+/// All that are served, by the names of their locks.
+pub fn served() -> Vec<String> {
+    let entries = fs::read_dir(format!("{DIRECTORY}/{HUBS}")).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".lock")?.to_owned()));
+    names.filter(|name| is_served(name)).collect()
 }
 
 /// A `wire hub` that this process has started.

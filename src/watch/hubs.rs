@@ -33,6 +33,8 @@ pub struct Hubs {
     due: BTreeMap<Name, Instant>,
     /// How long one waits that ends again.
     waits: BTreeMap<Name, Duration>,
+    /// Whether the kernel serves tunnels itself.
+    has_wireguard: bool,
 }
 
 impl Hubs {
@@ -44,13 +46,21 @@ impl Hubs {
 
     /// Has those run that the topology wants run, and ends the others.
     pub fn follow(&mut self, topology: &Topology, now: Instant) {
-        let wanted = |name: &Name| topology.hubs.get(name).is_some_and(|hub| hub.is_run());
+        let has_wireguard = self.has_wireguard;
+        let wanted = |name: &Name| topology.hubs.get(name).is_some_and(|hub| hub.needs_process(has_wireguard));
         self.due.retain(|name, _| wanted(name));
         for (_, (child, _)) in self.running.iter().filter(|(name, _)| !wanted(name)) {
             child.tell_to_end();
         }
-        for hub in topology.hubs.values().filter(|hub| hub.is_run() && !self.running.contains_key(&hub.name)) {
-            self.due.entry(hub.name.clone()).or_insert(now);
+        for name in topology.hubs.keys().filter(|name| wanted(name) && !self.running.contains_key(*name)) {
+            self.due.entry(name.clone()).or_insert(now);
+        }
+    }
+
+    /// Knows by now whether the kernel has WireGuard.
+    pub fn kernel(&mut self, has_wireguard: bool, topology: &Topology, now: Instant) {
+        if std::mem::replace(&mut self.has_wireguard, has_wireguard) != has_wireguard {
+            self.follow(topology, now);
         }
     }
 
@@ -65,7 +75,7 @@ impl Hubs {
             .collect();
         for (name, how) in ended {
             let Some((_, since)) = self.running.remove(&name) else { continue };
-            if !topology.hubs.get(&name).is_some_and(|hub| hub.is_run()) {
+            if !topology.hubs.get(&name).is_some_and(|hub| hub.needs_process(self.has_wireguard)) {
                 teller.event("hub", &format!("`{name}` has ended"), json!({ "hub": name, "runs": false }));
                 continue;
             }
@@ -112,5 +122,24 @@ impl Hubs {
         self.running.values().for_each(|(child, _)| child.tell_to_end());
         let until = Instant::now() + DRAINED;
         self.running.into_values().for_each(|(child, _)| child.wait(until));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse;
+
+    #[test]
+    fn a_kernel_that_serves_tunnels_needs_nobody_to() {
+        let topology = parse::topology(include_str!("../../topology/pluto-hubs.toml")).unwrap();
+        let (mut hubs, now) = (Hubs::default(), Instant::now());
+        let due = |hubs: &Hubs| hubs.due.keys().map(|name| name.to_string()).collect::<Vec<_>>();
+        hubs.follow(&topology, now);
+        assert_eq!(due(&hubs), ["reverse-proxy-edge", "vpn-edge"]);
+        hubs.kernel(true, &topology, now);
+        assert_eq!(due(&hubs), ["reverse-proxy-edge"]);
+        hubs.kernel(false, &topology, now);
+        assert_eq!(due(&hubs), ["reverse-proxy-edge", "vpn-edge"]);
     }
 }

@@ -111,7 +111,9 @@ fn up_tells_it_and_says_who_is_missing() {
     let host = house();
     let told = host.wire(&["up"]).expect(0).stderr;
     assert!(told.contains("hub `edge` should run and does not") && told.contains("wire hub edge"), "{told}");
+    assert!(host.wire(&["audit"]).expect(0).stdout.contains("hub `edge` should run and does not"));
     let _hub = serve(&host);
+    assert!(!host.wire(&["audit"]).expect(0).stdout.contains("hub `edge`"));
     let told = host.wire(&["up"]).expect(0).stderr;
     assert!(!told.contains("hub `edge`"), "{told}");
     host.topology(&HOUSE.replace("host = \"web.example.org\"", "host = \"www.example.org\""));
@@ -178,4 +180,34 @@ fn a_change_that_waits_is_not_told() {
     assert!(told.contains("until `wire up` is run without --confirm") && !told.contains("now"), "{told}");
     host.wire(&["confirm"]).expect(0);
     assert!(host.wire(&["up"]).expect(0).stderr.contains("serves 1 site now"));
+}
+
+/// A container that starts anew has another namespace: a hub that stayed in the old one would serve nobody, and is started in the
+/// new one.
+#[test]
+fn a_hub_follows_its_namespace() {
+    let elsewhere = HOUSE.replace("[hub.edge]\n", "[node.edge]\nnetns = \"edge\"\n\n[hub.edge]\n");
+    let host = Host::with(&["web", "edge"], &elsewhere);
+    host.sh("ip -n edge link set lo up");
+    let _watch = host.start("host", &[WIRE, "-f", TOPOLOGY, "watch"]);
+    until("the hub runs", || serves(&host));
+    let first = pids(&host);
+    host.sh("ip netns delete edge && ip netns add edge && ip -n edge link set lo up");
+    until("it runs in the new one", || serves(&host));
+    assert!(pids(&host).len() == 1 && pids(&host) != first, "{first:?}");
+}
+
+/// A hub that is struck from the file and still runs is named by `up`, since nobody else ends it.
+#[test]
+fn a_hub_that_is_struck_is_named() {
+    let host = house();
+    let mut hub = serve(&host);
+    let (before, _) = HOUSE.split_once("[[hub.edge.site]]").expect("a site");
+    host.topology(before);
+    let told = host.wire(&["up"]).expect(0).stderr;
+    assert!(told.contains("hub `edge` still runs, and the file has it no more"), "{told}");
+    kill(Pid::from_raw(hub.0.id() as i32), Signal::SIGTERM).expect("it runs");
+    assert!(hub.0.wait().expect("it ends").success());
+    let told = host.wire(&["up"]).expect(0).stderr;
+    assert!(!told.contains("still runs"), "{told}");
 }

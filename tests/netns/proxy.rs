@@ -73,8 +73,13 @@ impl House {
 
     /// Starts the hub, and waits until it listens.
     pub fn start(&mut self, sites: &Value) {
+        self.start_after("true", sites);
+    }
+
+    /// The same where the shell has said something before, such as a limit.
+    pub fn start_after(&mut self, before: &str, sites: &Value) {
         self.host.write("/run/orders.json", &orders(sites).to_string());
-        let script = format!("exec 3<&0 </run/orders.json {HUB} 2>>/run/said");
+        let script = format!("{before}; exec 3<&0 </run/orders.json {HUB} 2>>/run/said");
         let mut command = self.host.command("edge", &["setpriv", "--pdeathsig", "KILL", "sh", "-c", &script]);
         let door = self.door.try_clone().expect("a descriptor");
         let child: Child = command.stdin(Stdio::from(std::os::fd::OwnedFd::from(door))).spawn().expect("a process");

@@ -54,8 +54,8 @@ struct Kept {
 
 enum Source {
     Files(Files),
-    /// When it is to be made, or made anew.
-    Internal(Moment),
+    /// Since when it holds, and when it is to be made, or made anew.
+    Internal(Moment, Moment),
     /// Has a task of its own.
     Acme,
 }
@@ -94,7 +94,7 @@ impl Certs {
         for (host, tls) in wanted {
             let source = || match &tls {
                 Tls::Files { cert, key } => Source::Files(Files::new(cert, key)),
-                Tls::Internal => Source::Internal(Moment(0)),
+                Tls::Internal => Source::Internal(Moment(0), Moment(0)),
                 Tls::Acme => Source::Acme,
             };
             kept.sources.entry(host).or_insert_with(|| (tls.clone(), source()));
@@ -130,7 +130,8 @@ impl Kept {
                         shown.show(host, pair.key);
                     }
                 }
-                Source::Internal(due) if *due <= now => {
+                // A clock that was set back makes it one that does not hold yet.
+                Source::Internal(from, due) if *due <= now || now < *from => {
                     let signed = match &self.authority {
                         Some(authority) => authority.sign(host, now),
                         None => Authority::open(&self.state.join("ca"))
@@ -138,7 +139,7 @@ impl Kept {
                     };
                     match signed {
                         Ok(pair) => {
-                            *due = pair.due();
+                            (*from, *due) = (pair.from, pair.due());
                             shown.show(host, pair.key);
                             self.told = None;
                         }
@@ -149,7 +150,7 @@ impl Kept {
                         }
                     }
                 }
-                Source::Internal(_) | Source::Acme => {}
+                Source::Internal(..) | Source::Acme => {}
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::hub::Hub;
 use crate::orders::{Answer, LONGEST, SOCKET};
@@ -15,6 +15,8 @@ use crate::trouble::{Context, Trouble};
 
 /// Whoever asks does so at once.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// After this it is listened again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The socket that `wire hub` has left open for it.
 pub fn inherited() -> Result<net::UnixListener, Trouble> {
@@ -28,23 +30,28 @@ pub fn inherited() -> Result<net::UnixListener, Trouble> {
     Ok(socket)
 }
 
-/// Answers whoever asks, one at a time. Ends only where nobody can ask any more, or nobody is served any more.
+/// Answers whoever asks, one at a time, until the hub is to be started anew.
 pub async fn listen(socket: net::UnixListener, hub: &mut Hub) -> Result<(), Trouble> {
     let socket = UnixListener::from_std(socket).context("cannot listen to wire")?;
     loop {
-        let (stream, _) = socket.accept().await.context("cannot hear wire")?;
+        // It may be out of descriptors: clients are served all the same, and `wire` asks again.
+        let Ok((stream, _)) = socket.accept().await else {
+            sleep(AGAIN).await;
+            continue;
+        };
         // Root, or whoever runs the hub.
         let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw());
         if known {
             // One that asks for nothing, or does not listen, is let go of.
-            if let Ok(Ok(Answer::Moved)) = timeout(PATIENCE, talk(stream, hub)).await {
-                return Err(Trouble("the hub lives in another namespace now; it must be started anew there".into()));
-            }
+            let _ = timeout(PATIENCE, talk(stream, hub)).await;
+        }
+        if hub.is_lost() {
+            return Ok(());
         }
     }
 }
 
-async fn talk(stream: UnixStream, hub: &mut Hub) -> std::io::Result<Answer> {
+async fn talk(stream: UnixStream, hub: &mut Hub) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(LONGEST)).read_line(&mut line).await?;
@@ -54,6 +61,5 @@ async fn talk(stream: UnixStream, hub: &mut Hub) -> std::io::Result<Answer> {
     };
     let mut text = serde_json::to_vec(&answer)?;
     text.push(b'\n');
-    write.write_all(&text).await?;
-    Ok(answer)
+    write.write_all(&text).await
 }

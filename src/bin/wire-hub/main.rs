@@ -44,6 +44,7 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Trouble> {
     let orders = read()?;
     let socket = control::inherited()?;
+    let supervisor = voice::Supervisor::find();
     // Threads inherit it, so there are none before.
     let guard = guard::confine(&orders)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("no event loop")?;
@@ -51,14 +52,18 @@ fn run() -> Result<(), Trouble> {
         let mut ended = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
         let mut stopped = signal(SignalKind::interrupt()).context("cannot hear SIGINT")?;
         let mut hub = Hub::start(orders, guard)?;
-        voice::ready();
+        supervisor.ready();
         tokio::select! {
             listened = control::listen(socket, &mut hub) => listened?,
             _ = ended.recv() => {}
             _ = stopped.recv() => {}
         }
+        let is_lost = hub.is_lost();
         hub.drain().await;
-        Ok(())
+        match is_lost {
+            true => Err(Trouble("the hub has another namespace than this process; start it anew".to_owned())),
+            false => Ok(()),
+        }
     })
 }
 

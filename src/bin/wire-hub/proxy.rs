@@ -46,9 +46,9 @@ impl Proxy {
         let serving = Arc::new(Serving::new(orders, None)?);
         let door = Door::open()?;
         let began = Instant::now();
-        let common = Common { certs, pen: log::start(hub)?, began };
         let (alive, ended) = mpsc::channel(1);
         let cores = available_parallelism().map_or(1, usize::from);
+        let common = Common { certs, pen: log::start(hub)?, upstreams: (door.most / cores).max(16), began };
         let start = |number| worker::start(number, common.clone(), serving.clone(), alive.clone());
         let lines: Arc<[Line]> = (0..cores).map(start).collect::<Result<_, _>>()?;
         let end = watch::Sender::new(false);

@@ -57,6 +57,7 @@ fn locked(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
 impl Kept {
     fn serve(&mut self, orders: &orders::Tunnel) -> Result<(), Trouble> {
         self.orders = orders.clone();
+        let was_missed = self.device.is_none();
         self.heard.retain(|key, _| orders.peers.iter().any(|peer| peer.public_key == *key));
         match self.device.take_if(|device| !device.serves(orders)) {
             None if self.device.is_some() => {}
@@ -67,6 +68,9 @@ impl Kept {
             Some(device) => device.change(&orders.peers),
             None => {
                 self.device = Some(Device::start(orders)?);
+                if was_missed {
+                    voice::say(&format!("the tunnel `{}` is there again", orders.device));
+                }
                 Ok(())
             }
         }

@@ -7,21 +7,49 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 pub fn say(text: &str) {
     // Nobody may be there to hear it.
-    let _ = writeln!(std::io::stderr(), "wire-hub: {text}");
+    let _ = writeln!(std::io::stderr(), "wire-hub: {}", plain(text));
 }
 
-/// Tells whoever supervises it that everybody who comes is served (sd_notify(3)), where one listens.
-pub fn ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
-    let address = match path.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-        _ => SocketAddr::from_pathname(&path),
-    };
-    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
-        let _ = socket.send_to_addr(b"READY=1", &address);
+/// On one line and without what a terminal would obey: some of the words are those of an ACME directory.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Whoever supervises this process and wants to hear when everybody who comes is served (sd_notify(3)), where one listens. Found
+/// before sockets of this machine are given up.
+pub struct Supervisor(Option<UnixDatagram>);
+
+impl Supervisor {
+    pub fn find() -> Supervisor {
+        let path = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
+        let found = path.and_then(|path| {
+            let address = match path.as_bytes() {
+                [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+                _ => SocketAddr::from_pathname(&path),
+            };
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.connect_addr(&address.ok()?).ok().map(|()| socket)
+        });
+        Supervisor(found)
+    }
+
+    pub fn ready(self) {
+        if let Some(socket) = self.0 {
+            let _ = socket.send(b"READY=1");
+        }
     }
 }
 
 pub fn error(text: &str) {
     say(&format!("error: {text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_one_line() {
+        assert_eq!(plain("it says: no\nwire-hub: error: \u{1b}[2J\u{9b}x"), "it says: no wire-hub: error:  [2J x");
+    }
 }

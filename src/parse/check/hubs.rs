@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::topology::{Allowed, Flow, HOST, Name, Place, Protocol, Service};
+use crate::topology::{Allowed, Flow, HOST, Name, Place, Protocol, Service, Site, Tls};
 
 use super::super::draft;
 use super::super::tree::Said;
@@ -117,10 +117,13 @@ impl<'d> Check<'d> {
         found.pop()
     }
 
-    pub(super) fn sites(&self, hub: &draft::Hub) {
+    pub(super) fn sites(&self, hub: &'d draft::Hub<'d>) {
         let name = hub.name.it.as_str();
         let mut taken: BTreeMap<(&str, Option<&str>), Place> = BTreeMap::new();
-        let sites = hub.sites.iter().map(|site| (&site.it.host, site.it.path.as_deref(), site.it.place));
+        // A path ends in a `/` or not, and means the same; alone it is everything.
+        let below =
+            |path: &'d Option<String>| Some(path.as_deref()?.trim_end_matches('/')).filter(|path| !path.is_empty());
+        let sites = hub.sites.iter().map(|site| (&site.it.host, below(&site.it.path), site.it.place));
         let redirects = hub.redirects.iter().map(|redirect| (&redirect.host, None, redirect.place));
         let mut hosts: Vec<_> = sites.chain(redirects).collect();
         hosts.sort_by_key(|(_, _, place)| *place);
@@ -133,6 +136,26 @@ impl<'d> Check<'d> {
                     line(before)
                 );
                 self.page.fault(place, message, "keep one of them, or give one a `path`");
+            }
+        }
+        for redirect in &hub.redirects {
+            let served = |site: &&'d Said<Site>| site.it.host == redirect.host && below(&site.it.path).is_some();
+            if let Some(site) = hub.sites.iter().find(served) {
+                let message = format!(
+                    "hub `{name}`: `{}` is a site ({}), and this redirects all of it",
+                    redirect.host,
+                    line(site.it.place)
+                );
+                self.page.fault(redirect.place, message, "keep one of them: a redirect has no path of its own");
+            }
+        }
+        for (i, site) in hub.sites.iter().enumerate() {
+            let tls = |site: &Site| site.tls.clone().unwrap_or(Tls::Internal);
+            let before = hub.sites[..i].iter().find(|before| before.it.host == site.it.host);
+            if let Some(before) = before.filter(|before| tls(&before.it) != tls(&site.it)) {
+                let message =
+                    format!("hub `{name}`: `{}` has another `tls` in {}", site.it.host, line(before.it.place));
+                self.page.fault(site.it.place, message, "a name has one certificate: write the same `tls` in both");
             }
         }
         for site in hub.sites.iter().filter(|_| self.ends_whole) {

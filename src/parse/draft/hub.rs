@@ -206,6 +206,13 @@ fn site(value: &Value) -> Option<Said<Site>> {
     });
     let methods = table.value("methods").map(|methods| methods.words()).unwrap_or_default();
     let method = |word: &Word| {
+        if matches!(word.text, "TRACE" | "CONNECT") {
+            word.fault(
+                format!("`{}` is for no site", word.text),
+                "leave it out: a proxy answers it itself, or not at all",
+            );
+            return None;
+        }
         let is_method = !word.text.is_empty() && word.text.bytes().all(|b| b.is_ascii_uppercase());
         if !is_method {
             let upper = word.text.to_ascii_uppercase();
@@ -238,6 +245,12 @@ fn headers_table(value: &Value) -> BTreeMap<String, String> {
                 "write letters, digits and `-`, as `X-Frame-Options`",
             );
         }
+        // These say where an answer ends, or are of one connection: another value would be another answer.
+        let is_own = ["content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade"]
+            .contains(&key.text.to_ascii_lowercase().as_str());
+        if is_own {
+            key.fault(format!("header `{}` is the connection's own", key.text), "leave it out: wire sets it");
+        }
         let text = value.word()?;
         let is_plain = text.text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
         if !is_plain {
@@ -246,7 +259,7 @@ fn headers_table(value: &Value) -> BTreeMap<String, String> {
                 "leave out line breaks, tabs and accents",
             );
         }
-        (is_name && is_plain).then(|| (key.text.to_owned(), text.text.to_owned()))
+        (is_name && !is_own && is_plain).then(|| (key.text.to_owned(), text.text.to_owned()))
     };
     value.named(value.what.clone()).iter().filter_map(header).collect()
 }

@@ -1852,6 +1852,72 @@ tls = { cert = "/c" }
         ],
     },
     Case {
+        rule: "sites that are one",
+        text: r#"version = 1
+wire = [
+  { name = "host-h", ends = ["host", "h"], subnet = "10.0.0.0/31" },
+  { name = "h-a", ends = ["h", "a"], subnet = "10.0.0.2/31", allow = ["tcp/80"] },
+]
+[host]
+uplinks = ["eth0"]
+[module]
+m = ["h", "a"]
+[hub.h]
+zone = "public"
+[[hub.h.site]]
+host = "a.example.org"
+to = "a:80"
+path = "/photos"
+[[hub.h.site]]
+host = "a.example.org"
+to = "a:80"
+path = "/photos/"
+[[hub.h.site]]
+host = "b.example.org"
+to = "a:80"
+[[hub.h.site]]
+host = "b.example.org"
+to = "a:80"
+path = "/"
+[[hub.h.site]]
+host = "b.example.org"
+to = "a:80"
+path = "/x"
+tls = "acme"
+methods = ["GET", "TRACE"]
+headers = { "Content-Length" = "5" }
+[[hub.h.redirect]]
+host = "a.example.org"
+to = "https://b.example.org"
+"#,
+        faults: &[
+            (
+                "16:1: hub `h`: `a.example.org/photos` is served twice, first in line 12",
+                "keep one of them, or give one a `path`",
+            ),
+            (
+                "23:1: hub `h`: `b.example.org` is served twice, first in line 20",
+                "keep one of them, or give one a `path`",
+            ),
+            (
+                "27:1: hub `h`: `b.example.org` has another `tls` in line 20",
+                "a name has one certificate: write the same `tls` in both",
+            ),
+            (
+                "32:19: site `b.example.org`: `TRACE` is for no site",
+                "leave it out: a proxy answers it itself, or not at all",
+            ),
+            (
+                "33:13: site `b.example.org`: header `Content-Length` is the connection's own",
+                "leave it out: wire sets it",
+            ),
+            (
+                "34:1: hub `h`: `a.example.org` is a site (line 12), and this redirects all of it",
+                "keep one of them: a redirect has no path of its own",
+            ),
+        ],
+    },
+    Case {
         rule: "redirects",
         text: r#"version = 1
 wire = [

@@ -81,6 +81,13 @@ fn a_request_is_never_two_and_a_broken_one_is_none() {
             "{name}: {end} {answer:?}"
         );
         assert_eq!(answer.matches("HTTP/1.").count(), 1, "{name}: {answer:?}");
+        // What somebody has seen to be asked too much of is answered as sites do.
+        let told = |header: &str| answer.to_lowercase().contains(&format!("\r\n{header}: "));
+        assert!(*status != "405" || told("allow"), "{name}: {answer:?}");
+        assert!(
+            !matches!(*status, "405" | "421") || told("strict-transport-security") && told("x-content-type-options"),
+            "{name}: {answer:?}"
+        );
     }
     // Each is logged, as what it was.
     wait("all are logged", || house.log().len() >= cases.len());
@@ -198,4 +205,16 @@ fn http_2_is_no_way_around() {
     assert_ne!(end, "open", "it goes on");
     assert!(house.all_heard().len() < 1000);
     assert_eq!(house.status(&["--http2", "https://a.example/"]), "200");
+}
+
+/// Some upstreams take no POST that does not say how long it is.
+#[test]
+fn a_post_of_nothing_says_so() {
+    let house = house();
+    for version in ["--http1.1", "--http2"] {
+        let heard = house.heard(&[version, "-X", "POST", "-H", "Content-Length:", "https://a.example/"]);
+        assert_eq!((&heard["method"], &heard["headers"]["content-length"]), (&json!("POST"), &json!("0")), "{heard}");
+        let heard = house.heard(&[version, "https://a.example/"]);
+        assert_eq!(heard["headers"]["content-length"], json!(null), "{heard}");
+    }
 }

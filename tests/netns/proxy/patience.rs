@@ -97,3 +97,23 @@ fn half_an_answer_is_not_taken_for_a_whole_one() {
     }
     assert_eq!(house.status(&["https://a.example/"]), "200");
 }
+
+/// One client of HTTP/2 asks for more at a time than there are descriptors: the hub goes on, and hears `wire`.
+#[test]
+fn many_requests_at_a_time_do_not_use_up_all_descriptors() {
+    let mut house = House::closed();
+    house.upstream(8080);
+    let sites = json!([site("a.example", 8080, json!({}))]);
+    house.start_after("ulimit -n 420", &sites);
+    let to = format!("--connect-to={ADDRESS}:443");
+    let mut many =
+        house.host.start("host", &["h2load", "-c", "20", "-m", "100", "-n", "2000", &to, "https://a.example/late"]);
+    wait("they are there", || house.all_heard().len() >= 30);
+    house.serve(&sites);
+    wait("whoever finds no room is told", || house.log().iter().any(|line| line["status"] == 502));
+    house.serve(&sites);
+    many.0.kill().expect("it runs");
+    wait("there is room again", || house.status(&["https://a.example/"]) == "200");
+    let said = house.said();
+    assert!(!said.contains("descriptors") && !said.contains("open files") && !said.contains("takes no"), "{said}");
+}

@@ -329,3 +329,22 @@ fn moments_are_told_as_days() {
         assert_eq!(Moment(seconds).to_string(), wanted);
     }
 }
+
+/// A machine that begins with a clock years ahead, and sets it right, must not go on with what holds from then on.
+#[tokio::test]
+async fn a_clock_that_is_set_back_makes_a_certificate_anew() {
+    let folder = Folder::new("clock");
+    let certs = Certs::start_in(&folder.0, &orders(&[("a.example", Tls::Internal)])).unwrap();
+    let held = |kept: &Kept| match kept.sources["a.example"].1 {
+        Source::Internal(from, due) => (from, due),
+        _ => panic!("not of the internal CA"),
+    };
+    let mut kept = certs.kept();
+    let (from, due) = held(&kept);
+    kept.look(&certs.shown, false);
+    assert_eq!(held(&kept), (from, due));
+    let ahead = |moment: Moment| moment.after(Duration::from_secs(10 * 365 * 86_400));
+    kept.sources.insert("a.example".into(), (Tls::Internal, Source::Internal(ahead(from), ahead(due))));
+    kept.look(&certs.shown, false);
+    assert!(held(&kept).0 < from.after(Duration::from_secs(3_600)));
+}

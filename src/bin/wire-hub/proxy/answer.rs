@@ -18,7 +18,7 @@ use super::connection::Talk;
 use super::headers::{self, Asks};
 use super::record::Record;
 use super::request;
-use super::serving::{Does, Serving, Site};
+use super::serving::{Does, Host, Serving, Site};
 use super::upgrade;
 use super::upstream::Link;
 
@@ -41,6 +41,12 @@ pub async fn answer(talk: Rc<Talk>, request: Request<Received>) -> Response<Outg
 
 async fn route(talk: &Rc<Talk>, request: Request<Received>, record: Record) -> Response<Outgoing> {
     let headers = request.headers();
+    let serving = talk.worker.serving();
+    let refuse = |record, status, why: &str| {
+        let mut answer = refuse(record, status, why);
+        headers::dress(answer.headers_mut(), &serving.usual);
+        answer
+    };
     if headers.len() > MOST_HEADERS {
         return refuse(record, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers");
     }
@@ -48,13 +54,14 @@ async fn route(talk: &Rc<Talk>, request: Request<Received>, record: Record) -> R
     let Ok(name) = authority.and_then(request::name) else {
         return refuse(record, StatusCode::BAD_REQUEST, "the request names no host, or more than one");
     };
-    let serving = talk.worker.serving();
     let host = if name.eq_ignore_ascii_case(&talk.name) { serving.host(&talk.name) } else { None };
     let Some(host) = host else {
         return refuse(record, StatusCode::MISDIRECTED_REQUEST, "this connection was made for another name");
     };
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return refuse(record, StatusCode::METHOD_NOT_ALLOWED, "this method is not for a site");
+        let mut answer = refuse(record, StatusCode::METHOD_NOT_ALLOWED, "this method is not for a site");
+        answer.headers_mut().insert(ALLOW, allowed(host));
+        return answer;
     }
     let found = match &host.does {
         Does::Redirect(to, look) => {
@@ -83,6 +90,14 @@ async fn route(talk: &Rc<Talk>, request: Request<Received>, record: Record) -> R
     };
     headers::dress(answer.headers_mut(), &site.look);
     answer
+}
+
+/// What may be asked of a host: by its shortest path, if it has several.
+fn allowed(host: &Host) -> HeaderValue {
+    match &host.does {
+        Does::Serve(sites) if !sites.is_empty() => sites[sites.len() - 1].allow.clone(),
+        _ => HeaderValue::from_static("GET, HEAD, POST"),
+    }
 }
 
 fn request_authority(request: &Request<Received>) -> &str {
@@ -158,6 +173,10 @@ async fn pass(
     let body = if body.is_end_stream() {
         progress.sent.set();
         talk.waits.set(true);
+        // Some upstreams ask for a length of what has a body by its nature (RFC 9110, section 8.6).
+        if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
+            parts.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+        }
         Incoming::None
     } else {
         Incoming::Some { from: body, left: site.body, talk: talk.clone(), progress: progress.clone() }
@@ -176,7 +195,9 @@ async fn pass(
         let (mut head, _) = response.into_parts();
         headers::answer(&mut head.headers, &site.look);
         let Some(client) = client else {
-            return refuse(record, StatusCode::BAD_GATEWAY, "the site answers what nobody has asked");
+            let mut answer = refuse(record, StatusCode::BAD_GATEWAY, "the site answers what nobody has asked");
+            headers::dress(answer.headers_mut(), &site.look);
+            return answer;
         };
         headers::websocket(&mut head.headers);
         record.status = head.status.as_u16();

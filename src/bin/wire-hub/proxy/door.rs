@@ -18,7 +18,7 @@ use super::worker::{Guest, Line, Order};
 use crate::trouble::{Context, Trouble};
 use crate::voice;
 
-/// Connections in all, if there are descriptors enough: each may need one more to an upstream.
+/// Connections in all, if there are descriptors enough: each may need one more to an upstream, or two while it becomes a WebSocket.
 const CONNECTIONS: usize = 16_384;
 /// A client that sends nothing any more is found out.
 const PROBE_AFTER: u32 = 60;
@@ -33,7 +33,8 @@ const FORGETS: Duration = Duration::from_secs(30);
 pub struct Door {
     /// Port 443, port 80.
     listeners: [net::TcpListener; 2],
-    most: usize,
+    /// Connections that are let in, and as many to upstreams.
+    pub most: usize,
 }
 
 impl Door {
@@ -222,7 +223,7 @@ fn refuse(listener: &TcpListener) {
 
 /// How many connections there are descriptors for, after as many as possible were asked for.
 fn most() -> usize {
-    let wanted = CONNECTIONS as u64 * 2 + 256;
+    let wanted = CONNECTIONS as u64 * 3 + 256;
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < wanted
     {
@@ -230,5 +231,5 @@ fn most() -> usize {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(wanted), hard);
     }
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    CONNECTIONS.min(usize::try_from(limit.saturating_sub(256) / 2).unwrap_or(CONNECTIONS)).max(64)
+    CONNECTIONS.min(usize::try_from(limit.saturating_sub(256) / 3).unwrap_or(CONNECTIONS)).max(64)
 }

@@ -124,10 +124,35 @@ impl Log {
                 _ => {}
             }
         }
-        fs::rename(&self.path, numbered(1))
+        match fs::rename(&self.path, numbered(1)) {
+            // Somebody else has put it aside this moment.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
 fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_file_that_somebody_else_has_put_aside_is_begun_anew() {
+        let place = std::env::temp_dir().join(format!("wire-hub-log-{}", std::process::id()));
+        fs::create_dir_all(&place).unwrap();
+        let mut log = Log { path: place.join("edge.log"), file: None, long: 0, fails: false };
+        log.write(b"one\n").unwrap();
+        log.long = LONGEST;
+        fs::rename(&log.path, place.join("taken")).unwrap();
+        log.write(b"two\n").unwrap();
+        assert_eq!(fs::read_to_string(&log.path).unwrap(), "two\n");
+        log.long = LONGEST;
+        log.write(b"three\n").unwrap();
+        assert_eq!(fs::read_to_string(place.join("edge.log.1")).unwrap(), "two\n");
+        fs::remove_dir_all(&place).unwrap();
+    }
 }

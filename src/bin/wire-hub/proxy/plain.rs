@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use hyper::body::{Bytes, Incoming as Received};
-use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -59,7 +59,9 @@ fn answer(talk: &Rc<Talk>, request: &Request<Received>) -> Response<Outgoing> {
 
 fn for_host(talk: &Talk, request: &Request<Received>, mut record: Record, name: &str) -> Response<Outgoing> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return refuse(record, StatusCode::METHOD_NOT_ALLOWED, "this method is not for a site");
+        let mut answer = refuse(record, StatusCode::METHOD_NOT_ALLOWED, "this method is not for a site");
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+        return answer;
     }
     if let Some(token) = request.uri().path().strip_prefix(CHALLENGE)
         && matches!(*request.method(), Method::GET | Method::HEAD)

@@ -139,8 +139,15 @@ fn quoted(text: &[u8], line: &mut Vec<u8>) {
         line.extend_from_slice(text);
         line.push(b'"');
     } else {
-        // A vector takes everything, and a text is always JSON.
-        let _ = serde_json::to_writer(line, &String::from_utf8_lossy(text));
+        // A text is always JSON; what JSON leaves as it is and a terminal would obey is told by its number.
+        let json = serde_json::to_string(&String::from_utf8_lossy(text)).unwrap_or_default();
+        for piece in json.split_inclusive(char::is_control) {
+            let bare = piece.trim_end_matches(char::is_control);
+            line.extend_from_slice(bare.as_bytes());
+            for control in piece[bare.len()..].chars() {
+                let _ = write!(line, "\\u{:04x}", u32::from(control));
+            }
+        }
     }
 }
 
@@ -156,6 +163,10 @@ mod tests {
             String::from_utf8(line).unwrap()
         };
         assert_eq!(of(b"/a b"), r#""/a b""#);
-        assert_eq!(of(b"a\"b\\c\nd\x7f\xff"), "\"a\\\"b\\\\c\\nd\u{7f}\u{fffd}\"");
+        assert_eq!(of(b"a\"b\\c\nd\x7f\xff"), "\"a\\\"b\\\\c\\nd\\u007f\u{fffd}\"");
+        // U+009B begins a command to a terminal, as ESC [ does.
+        let odd = "ä\u{9b}31m\u{85}\u{9b}";
+        assert_eq!(of(odd.as_bytes()), "\"ä\\u009b31m\\u0085\\u009b\"");
+        assert_eq!(serde_json::from_str::<String>(&of(odd.as_bytes())).unwrap(), odd);
     }
 }

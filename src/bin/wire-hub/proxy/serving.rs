@@ -15,6 +15,8 @@ use crate::trouble::{Context, Trouble};
 #[derive(Debug)]
 pub struct Serving {
     hosts: HashMap<Box<str>, Host>,
+    /// Of what no site answers.
+    pub usual: Look,
 }
 
 /// One name.
@@ -93,7 +95,7 @@ impl Serving {
                 sites.sort_by_key(|site| std::cmp::Reverse(site.path.len()));
             }
         }
-        Ok(Serving { hosts })
+        Ok(Serving { hosts, usual: Look::new([])? })
     }
 
     /// By a name in lower case.

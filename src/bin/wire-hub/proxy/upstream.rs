@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -29,9 +30,13 @@ const KEPT: usize = 32;
 /// The head of an answer, and what is read at once of its body.
 const HEAD: usize = 32 << 10;
 
-/// Idle connections of one worker, by upstream; the newest is last, and used first.
-#[derive(Default)]
-pub struct Pools(RefCell<HashMap<SocketAddr, Vec<Idle>>>);
+/// Connections to the upstreams of one worker.
+pub struct Pools {
+    /// Those that are idle; the newest is last, and used first.
+    idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
+    /// How many more there may be. A client of HTTP/2 asks for many things at a time, and must not use up all descriptors.
+    room: Rc<Semaphore>,
+}
 
 struct Idle {
     sender: SendRequest<Incoming>,
@@ -39,14 +44,29 @@ struct Idle {
 }
 
 impl Pools {
+    /// For so many connections, idle ones included.
+    pub fn new(room: usize) -> Pools {
+        Pools { idle: RefCell::default(), room: Rc::new(Semaphore::new(room)) }
+    }
+
+    /// Waits until there may be one more; idle ones make room.
+    async fn room(&self) -> io::Result<Room> {
+        if self.room.available_permits() == 0 {
+            self.idle.borrow_mut().clear();
+        }
+        let permit = timeout(CONNECT, self.room.acquire()).await.map_err(|_| io::ErrorKind::ResourceBusy)?;
+        permit.map_err(io::Error::other)?.forget();
+        Ok(Room(self.room.clone()))
+    }
+
     fn take(&self, at: SocketAddr) -> Option<Idle> {
-        let mut pools = self.0.borrow_mut();
+        let mut pools = self.idle.borrow_mut();
         let pool = pools.get_mut(&at)?;
         std::iter::from_fn(|| pool.pop()).find(|idle| !idle.sender.is_closed())
     }
 
     fn put(&self, at: SocketAddr, sender: SendRequest<Incoming>) {
-        let mut pools = self.0.borrow_mut();
+        let mut pools = self.idle.borrow_mut();
         let pool = pools.entry(at).or_default();
         if pool.len() < KEPT {
             pool.push(Idle { sender, since: Instant::now() });
@@ -55,10 +75,19 @@ impl Pools {
 
     /// Closes what is of no use any more.
     pub fn sweep(&self) {
-        self.0.borrow_mut().retain(|_, pool| {
+        self.idle.borrow_mut().retain(|_, pool| {
             pool.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
             !pool.is_empty()
         });
+    }
+}
+
+/// The place that a connection takes up until it is closed.
+struct Room(Rc<Semaphore>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
     }
 }
 
@@ -85,7 +114,9 @@ impl Link {
         if failed > now {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        match connect(upstream.at).await {
+        // That there is none is no fault of the upstream's.
+        let room = worker.pools.room().await?;
+        match connect(upstream.at, room).await {
             Ok(sender) => {
                 if failed != 0 && upstream.failing.swap(0, Ordering::Relaxed) != 0 {
                     voice::say(&format!("`{}` ({}) takes connections again", upstream.node, upstream.at));
@@ -115,13 +146,16 @@ impl Link {
     }
 }
 
-async fn connect(at: SocketAddr) -> io::Result<SendRequest<Incoming>> {
+async fn connect(at: SocketAddr, room: Room) -> io::Result<SendRequest<Incoming>> {
     let stream = timeout(CONNECT, TcpStream::connect(at)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     stream.set_nodelay(true)?;
     let (sender, connection) =
         http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // Its end is seen by whoever uses it.
-    spawn_local(connection.with_upgrades());
+    spawn_local(async move {
+        let _ = connection.with_upgrades().await;
+        drop(room);
+    });
     Ok(sender)
 }
 

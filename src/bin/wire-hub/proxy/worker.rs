@@ -53,6 +53,8 @@ pub struct Guest {
 pub struct Common {
     pub certs: Arc<Certs>,
     pub pen: Pen,
+    /// Connections to upstreams that each worker may have.
+    pub upstreams: usize,
     /// When the proxy's clock began.
     pub began: Instant,
 }
@@ -117,7 +119,7 @@ async fn work(
 ) {
     let worker = Rc::new(Worker {
         certs: common.certs,
-        pools: Pools::default(),
+        pools: Pools::new(common.upstreams),
         began: common.began,
         serving: RefCell::new(Rc::new(serving)),
         clock: RefCell::default(),

@@ -6,7 +6,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
 
 use crate::trouble::{Context, Trouble};
 
@@ -45,8 +44,8 @@ impl Request {
 /// One open end of the device.
 pub fn attach(name: &str) -> Result<File, Trouble> {
     let failed = || format!("cannot take up the tunnel `{name}`");
-    // Who may make devices would make it now.
-    if_nametoindex(name).map_err(|_| Trouble(format!("{}: there is no such device", failed())))?;
+    // Who may make devices would make it now. (`if_nametoindex` asks over a socket of this machine, which a hub has given up.)
+    let mtu = mtu(name).ok_or_else(|| Trouble(format!("{}: there is no such device", failed())))?;
     let open = || OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN).context(failed());
     // It has to be asked for as it was made.
     let mut taken = Err(Errno::EINVAL);
@@ -67,7 +66,7 @@ pub fn attach(name: &str) -> Result<File, Trouble> {
         };
         Trouble(format!("{}: {reason}", failed()))
     })?;
-    if mtu(name).is_some_and(|mtu| mtu > MTU) {
+    if mtu > MTU {
         return Err(Trouble(format!("{}: its MTU is larger than {MTU}", failed())));
     }
     Ok(file)

@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use super::connection::Talk;
 use super::headers::{self, Asks};
 use super::record::Record;
 use super::request;
-use super::serving::{Does, Host, Serving, Site};
+use super::serving::{Does, Host, Own, Site};
 use super::upgrade;
 use super::upstream::Link;
 
@@ -146,7 +145,7 @@ fn admit(talk: &Talk, site: &Site, request: &Request<Received>) -> Result<(), Re
 /// Asks the upstream, and hands on what it says.
 async fn pass(
     talk: &Rc<Talk>,
-    serving: &Rc<Arc<Serving>>,
+    serving: &Own,
     site: &Site,
     mut request: Request<Received>,
     mut record: Record,

@@ -12,6 +12,9 @@ use hyper::header::{HeaderName, HeaderValue};
 use crate::orders::{self, BODY, HEADERS, Rate};
 use crate::trouble::{Context, Trouble};
 
+/// What a worker serves from: counted within its own thread, so that no other thread's processor is asked at every request.
+pub type Own = std::rc::Rc<std::sync::Arc<Serving>>;
+
 #[derive(Debug)]
 pub struct Serving {
     hosts: HashMap<Box<str>, Host>,

@@ -18,7 +18,7 @@ use super::clock::Clock;
 use super::connection;
 use super::log::Pen;
 use super::plain;
-use super::serving::Serving;
+use super::serving::{Own, Serving};
 use super::upstream::Pools;
 use crate::certs::Certs;
 use crate::trouble::{Context, Trouble};
@@ -73,7 +73,7 @@ pub struct Worker {
     pub certs: Arc<Certs>,
     pub pools: Pools,
     began: Instant,
-    serving: RefCell<Rc<Arc<Serving>>>,
+    serving: RefCell<Own>,
     clock: RefCell<Clock>,
     lines: RefCell<Vec<u8>>,
     pen: Pen,
@@ -179,7 +179,7 @@ fn give_back() {
 }
 
 impl Worker {
-    pub fn serving(&self) -> Rc<Arc<Serving>> {
+    pub fn serving(&self) -> Own {
         self.serving.borrow().clone()
     }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming as Received};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::http::request::Parts;
@@ -26,6 +27,9 @@ const FIRST_BYTE: Duration = Duration::from_secs(30);
 /// A connection that was idle for longer may be closed by the upstream the moment that it is used again.
 const FRESH: Duration = Duration::from_millis(500);
 const MOST_HEADERS: usize = 100;
+/// So many bytes of a refused body are taken, and so long it is waited for them.
+const SMALL: u64 = 64 << 10;
+const HEARD_OUT: Duration = Duration::from_secs(1);
 
 /// Answers a request, whatever it is.
 pub async fn answer(talk: Rc<Talk>, request: Request<Received>) -> Response<Outgoing> {
@@ -76,7 +80,10 @@ async fn route(talk: &Rc<Talk>, request: Request<Received>, record: Record) -> R
         Ok(Some(site)) => site,
     };
     let mut answer = match admit(talk, site, &request) {
-        Err(refusal) => refusal.answer(record),
+        Err(refusal) => {
+            hear_out(request).await;
+            refusal.answer(record)
+        }
         Ok(()) => {
             // A port that is not the usual one is the client's to see again.
             let host = if name.len() == request_authority(&request).len() {
@@ -89,6 +96,26 @@ async fn route(talk: &Rc<Talk>, request: Request<Received>, record: Record) -> R
     };
     headers::dress(answer.headers_mut(), &site.look);
     answer
+}
+
+/// Takes what is left of a small body. In HTTP/2 a stream that is answered before it is at its end is reset, and some clients lose
+/// the answer over that.
+async fn hear_out(request: Request<Received>) {
+    if request.version() != Version::HTTP_2 || request.body().size_hint().lower() > SMALL {
+        return;
+    }
+    let mut body = request.into_body();
+    let hear = async {
+        let mut heard = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            heard += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if heard > SMALL {
+                return;
+            }
+        }
+    };
+    // Whoever takes his time loses the answer, as before.
+    let _ = timeout(HEARD_OUT, hear).await;
 }
 
 /// What may be asked of a host: by its shortest path, if it has several.

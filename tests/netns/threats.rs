@@ -70,17 +70,23 @@ snat = "192.0.2.25"
 
 const NODES: [&str; 7] = ["edge", "vpn", "web", "shop", "git", "db", "mail"];
 
-/// What stands in for the tunnel of the hub `vpn`, a link to a client in a namespace of its own; and the host's second address.
-const TUNNEL: &str = "
+/// A client of the hub `vpn`, and the host's second address.
+const OUTSIDE: &str = "
 set -e
 ip netns add phone
+ip address add 192.0.2.25/24 dev eth0
+";
+
+/// What stands in for the tunnel of the hub `vpn`, whoever has made that: a link to the client.
+const TUNNEL: &str = "
+set -e
+ip -n vpn link del wg0 2>/dev/null || :
 ip link add wg0 netns vpn type veth peer name wg0 netns phone
 ip -n vpn address add 10.100.0.1/24 dev wg0
 ip -n phone address add 10.100.0.2/24 dev wg0
 ip -n vpn link set wg0 up
 ip -n phone link set wg0 up
 ip -n phone route add default via 10.100.0.1
-ip address add 192.0.2.25/24 dev eth0
 ";
 
 /// How often an attack is tried.
@@ -112,6 +118,7 @@ impl House {
             return None;
         }
         let host = Host::with(&NODES, topology);
+        host.sh(OUTSIDE);
         host.sh(TUNNEL);
         Some(House { host })
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use crate::apply;
 use crate::desired;
-use crate::error::{Context, Error, Exit};
+use crate::error::{Error, Exit};
 use crate::kernel::hub::{self as process, Asked};
 use crate::kernel::run::Lock;
 use crate::near::{nearest, shown};
@@ -14,7 +14,7 @@ use crate::rules::Rules;
 use crate::sets;
 use crate::state::State;
 use crate::target::Scope;
-use crate::topology::{self, Flow, Hub, Mode, Name, Per, Protocol, Service, Tls, Topology};
+use crate::topology::{self, Flow, Hub, Mode, Name, Protocol, Service, Tls, Topology};
 use crate::voice::{Voice, count};
 
 pub mod heard;
@@ -143,7 +143,7 @@ pub fn proxy(topology: &Topology, hub: &Hub) -> Proxy {
             // Pages come with what they show: as many at once as the rate lets by in its time.
             rate: site.rate.map(|rate| Rate {
                 count: rate.count,
-                per: seconds(rate.per),
+                per: rate.per.seconds(),
                 burst: rate.burst.max(rate.count),
             }),
             body: site.body,
@@ -188,15 +188,6 @@ fn tls(tls: Option<&Tls>) -> orders::Tls {
     }
 }
 
-fn seconds(per: Per) -> u32 {
-    match per {
-        Per::Second => 1,
-        Per::Minute => 60,
-        Per::Hour => 3600,
-        Per::Day => 86_400,
-    }
-}
-
 /// Who can be asked for names from within a hub: those of its own `/etc/netns/NAME/resolv.conf`, as `ip netns exec` has it, else
 /// the machine's. What listens on the host's loopback is out of reach there, so that behind systemd-resolved its servers count.
 fn nameservers(hub: &Name) -> Vec<IpAddr> {
@@ -216,7 +207,9 @@ fn nameservers(hub: &Name) -> Vec<IpAddr> {
 /// Tells hubs in scope that run what they are to serve from now on. Returns those that should run and do not.
 pub fn tell(voice: &Voice, topology: &Topology, scope: &Scope, seen: &State, _lock: &Lock) -> Vec<Name> {
     let mut missing = Vec::new();
-    for hub in topology.hubs.values().filter(|hub| hub.is_run() && scope.has_node(&hub.name)) {
+    // One without a namespace serves nobody, which is told of its wires.
+    let is_there = |hub: &&Hub| scope.has_node(&hub.name) && seen.namespaces.contains_key(&hub.name);
+    for hub in topology.hubs.values().filter(|hub| hub.is_run()).filter(is_there) {
         match told(topology, hub, seen) {
             Ok(Told::Nobody) if !hub.needs_process(seen.has_wireguard) => {}
             Ok(Told::Nobody) => missing.push(hub.name.clone()),
@@ -262,12 +255,4 @@ fn told(topology: &Topology, hub: &Hub, seen: &State) -> Result<Told, Error> {
         }
         Asked::Answered(_) => Err(Error::failed(format!("hub `{}` answers what it was not asked", hub.name))),
     }
-}
-
-/// Asks a hub; `None` where it does not run.
-pub fn ask(hub: &Name, ask: &Ask) -> Result<Option<Answer>, Error> {
-    Ok(match process::ask(hub.as_str(), ask).context(format!("hub `{hub}`"))? {
-        Asked::Nobody => None,
-        Asked::Answered(answer) => Some(answer),
-    })
 }

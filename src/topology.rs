@@ -556,6 +556,17 @@ pub enum Per {
     Day,
 }
 
+impl Per {
+    pub fn seconds(self) -> u32 {
+        match self {
+            Per::Second => 1,
+            Per::Minute => 60,
+            Per::Hour => 3600,
+            Per::Day => 86_400,
+        }
+    }
+}
+
 /// A kernel device name: 1 to 15 bytes, no `/`, `:` or white space (`dev_valid_name`, net/core/dev.c), not `.` or `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Device(Arc<str>);

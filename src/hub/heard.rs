@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::orders::{Answer, Ask};
-use crate::kernel::hub as process;
+use crate::kernel::hub::{self as process, Asked};
 use crate::state::State;
 use crate::state::tunnel::{Heard, Kind};
 use crate::target::Scope;
@@ -120,8 +120,8 @@ fn by_kernel(hub: &Hub, seen: &State) -> Peers {
 }
 
 fn by_hub(voice: &Voice, hub: &Name) -> Peers {
-    match super::ask(hub, &Ask::Peers) {
-        Ok(Some(Answer::Peers(peers))) => {
+    match process::ask(hub.as_str(), &Ask::Peers) {
+        Ok(Asked::Answered(Answer::Peers(peers))) => {
             // Whoever has taken a hub over may answer anything, and a terminal would obey.
             let endpoint = |text: Option<String>| text.filter(|text| text.parse::<SocketAddr>().is_ok());
             let peers = peers.into_iter();

@@ -57,7 +57,7 @@ pub enum Answer {
 #[serde(rename_all = "kebab-case")]
 pub struct Orders {
     pub hub: String,
-    /// What tells the hub's namespace from every other one until the next boot (`SO_NETNS_COOKIE`); 0 where it is not known.
+    /// What tells the hub's namespace from every other one until the next boot (`SO_NETNS_COOKIE`).
     #[serde(default)]
     pub namespace: u64,
     /// `None` where the kernel has WireGuard, or nobody is to dial in.

@@ -13,7 +13,7 @@ use crate::nft::{
     Among, Base, Chain, Compare, Element, Hook, Key, Kind, Leads, Limit, Rule, Set, Table, Target, Text, Type, Value,
     Verdict,
 };
-use crate::topology::{Clients, Device, Mode, Name, OUTSIDE, Per, Policy, Protocol, Service, Wire};
+use crate::topology::{Clients, Device, Mode, Name, OUTSIDE, Policy, Protocol, Service, Wire};
 
 /// How often a denied packet of one wire is logged: a flood fills neither disk nor log.
 const LOGGED: Limit = Limit { rate: 10, unit: 1, burst: 20, over: false };
@@ -490,12 +490,7 @@ impl<'d, 'a> Draft<'d, 'a> {
         }
         let meter = opening.rate.as_ref().map(|(meter, rate)| {
             let name = format!("{}.{meter}", if ipv4 { "rate" } else { "rate6" });
-            let unit = match rate.per {
-                Per::Second => 1,
-                Per::Minute => 60,
-                Per::Hour => 3600,
-                Per::Day => 86_400,
-            };
+            let unit = u64::from(rate.per.seconds());
             // Forgotten when it is whole again: sooner, it would be new and have its burst anew.
             let whole = unit * (u64::from(rate.burst) + 1) / u64::from(rate.count.max(1)) + 1;
             self.table.sets.entry(name.as_str().into()).or_insert_with(|| Set {

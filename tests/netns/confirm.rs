@@ -3,14 +3,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::stat::{major, minor};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::host::{Host, Running, TOPOLOGY, WIRE};
+use crate::host::{Host, Running, TOPOLOGY, WIRE, until};
 use crate::world::small;
 
 const PENDING: &str = "/run/wire/pending.json";
@@ -41,16 +40,6 @@ zone = "public"
 [node.web]
 egress = ["tcp/443"]
 "#;
-
-/// Waits until something is so.
-#[track_caller]
-pub fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < Duration::from_secs(40), "it takes too long until {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 fn is_pending(host: &Host) -> bool {
     host.path(PENDING).exists()

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::confirm;
-use crate::host::{Dump, Host, Output, Running, TOPOLOGY, WIRE};
+use crate::host::{Dump, Host, Output, Running, TOPOLOGY, WIRE, until};
 use crate::order::removes;
 use crate::packet::is_root;
 use crate::watch::Watch;
@@ -306,7 +306,7 @@ fn host_of(world: &World) -> Host {
     let host = world.host();
     if !world.topology.contains("uplinks") {
         host.sh("ip netns del lan");
-        confirm::until("the uplink is gone", || host.links("host") == ["lo"]);
+        until("the uplink is gone", || host.links("host") == ["lo"]);
     }
     host
 }
@@ -571,7 +571,7 @@ fn killed_with_a_second_run_beside_it() {
                 let mut second = host.start("host", &["sh", "-c", &script]);
                 let said = || std::fs::read_to_string(host.path("/run/second")).unwrap_or_default();
                 let mut ended = None;
-                confirm::until("the second run has ended, or is at the lock", || {
+                until("the second run has ended, or is at the lock", || {
                     ended = second.0.try_wait().expect("a child");
                     ended.is_some() || has_open(second.0.id(), "/run/wire/lock")
                 });
@@ -607,7 +607,7 @@ impl Stopped {
         let strace = ["sh", "-c", FED, "sh", "strace", "-qq", "-o", "/run/stopped", "-e", &trace, "-e", &inject];
         let strace = host.start("host", &[&strace[..], &[WIRE, "-q", "-f", TOPOLOGY], command].concat());
         let said = || std::fs::read_to_string(host.path("/run/stopped")).unwrap_or_default();
-        confirm::until("the first run is stopped", || said().contains("--- stopped by SIGSTOP"));
+        until("the first run is stopped", || said().contains("--- stopped by SIGSTOP"));
         Stopped { strace }
     }
 }
@@ -633,7 +633,7 @@ impl Attached {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
         };
-        confirm::until("strace is attached", is_traced);
+        until("strace is attached", is_traced);
         Attached(running)
     }
 
@@ -691,7 +691,7 @@ fn a_change_that_waits_is_killed() {
             let strace = ["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", "signal=none", "-e", &inject];
             fed(host, &strace, run.command).expect(137);
             between.expect_closed(&State::of(host), &when);
-            confirm::until("nobody is left", || !has_processes(host));
+            until("nobody is left", || !has_processes(host));
             State::of(host).dump.expect(&between.begin.dump, &when);
             next(&between, &when);
         }
@@ -703,7 +703,7 @@ fn a_change_that_waits_is_killed() {
         confirm::waiting(host).expect("somebody waits") as u32
     };
     let attached = Attached::to(&host, arm(&host), &all, &[]);
-    confirm::until("nobody is left", || !has_processes(&host));
+    until("nobody is left", || !has_processes(&host));
     let undone = changes(attached.calls(&host));
     assert!(undone.len() > 10, "{undone:#?}");
     share(&world, 2 * WORKERS, undone, |host, undone| {
@@ -712,7 +712,7 @@ fn a_change_that_waits_is_killed() {
             let when = format!("who undoes killed at {call:?}");
             let inject = format!("inject={}:signal=KILL:when={}", call.name, call.n);
             let attached = Attached::to(host, arm(host), &call.name, &["-e", &inject]);
-            confirm::until("nobody is left", || !has_processes(host));
+            until("nobody is left", || !has_processes(host));
             let trace = std::fs::read_to_string(host.path("/run/trace")).unwrap_or_default();
             assert!(trace.trim_end().ends_with("= ?"), "{when}: {trace}");
             drop(attached);
@@ -760,7 +760,7 @@ fn a_watch_is_killed() {
         let attached = Attached::to(&host, watch.pid().as_raw() as u32, &all, &[]);
         host.sh(broken);
         watch.event("mended");
-        confirm::until("it is mended", || host.dump() == end.dump);
+        until("it is mended", || host.dump() == end.dump);
         let changes: Vec<Call> = attached.calls(&host).into_iter().filter(Call::changes).collect();
         drop(attached);
         assert!(!changes.is_empty());
@@ -778,7 +778,7 @@ fn a_watch_is_killed() {
                 host.sh(broken);
                 // Events come as they like: it may be mended in fewer calls this time.
                 let mut mended = false;
-                confirm::until("it is killed or has mended", || {
+                until("it is killed or has mended", || {
                     mended = host.dump() == between.end.dump;
                     mended || watch.is_dead()
                 });

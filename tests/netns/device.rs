@@ -234,7 +234,7 @@ fn a_watch_mends_it() {
         host.run("vpn", &["sh", "-c", hand]).expect(0);
         // By the watch, or by the hub that it starts. The route is there with the address, once the device is up.
         let is_there = || host.run("vpn", &["ip", "route"]).stdout.contains("10.100.0.0/24 dev wg0");
-        crate::confirm::until(&format!("`{hand}` is mended"), is_there);
+        crate::host::until(&format!("`{hand}` is mended"), is_there);
         observe(&host);
     }
 }
@@ -347,7 +347,7 @@ fn what_nobody_confirms_is_undone() {
     let host = host();
     let undone = |before: &Dump, what: &str| {
         let up = host.wire(&["up", "--confirm", "1s"]).expect(0);
-        crate::confirm::until("the change is undone", || !host.path("/run/wire/pending.json").exists());
+        crate::host::until("the change is undone", || !host.path("/run/wire/pending.json").exists());
         host.dump().expect(before, &format!("{what}: {}", up.stderr));
         let key = key(&host);
         let kept = host.run("host", &["grep", "-rlF", &key, "/run/wire", "/var/lib"]);

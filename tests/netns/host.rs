@@ -334,6 +334,16 @@ impl Host {
     }
 }
 
+/// Waits until something is so. A client of the VPN asks for a handshake again after 5 s, and takes 15 to find that nobody answers.
+#[track_caller]
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < Duration::from_secs(45), "it takes too long until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// The topology file as the pretend host sees it.
 pub const TOPOLOGY: &str = "/run/topology.toml";
 

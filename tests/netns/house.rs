@@ -2,16 +2,12 @@
 //! are another program. Everybody reaches what the file gives him, and nothing else; and nobody notices that the hubs are told
 //! anew, or started anew.
 
-use std::time::{Duration, Instant};
-
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::{Host, Output, Running, TOPOLOGY, WIRE};
+use crate::host::{Host, Output, Running, TOPOLOGY, WIRE, until};
 
 const PLUTO: &str = include_str!("../../topology/pluto-hubs.toml");
-/// How long anything may take. A client of the VPN asks for a handshake again after 5 s.
-const PATIENCE: Duration = Duration::from_secs(45);
 /// The host as the outside knows it.
 const HOST: &str = "192.0.2.2";
 /// Every leaf with the port that it answers on, and its address.
@@ -135,15 +131,6 @@ impl House {
              for net in 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16; do ip -n {name} route add $net dev wg0; done"
         ));
         running
-    }
-}
-
-#[track_caller]
-fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < PATIENCE, "it never comes so far: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -1,12 +1,11 @@
 //! `wire hub`: the process that serves a hub, who starts it, what it may, and what becomes of it.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::{Host, Running, TOPOLOGY, WIRE};
+use crate::host::{Host, Running, TOPOLOGY, WIRE, until};
 
 const HOUSE: &str = r#"
 version = 1
@@ -31,8 +30,6 @@ host = "web.example.org"
 to   = "web:80"
 tls  = "internal"
 "#;
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn house() -> Host {
     Host::with(&["web"], HOUSE)
@@ -48,15 +45,6 @@ fn serve(host: &Host) -> Running {
 /// Whether somebody serves the hub, as far as the second one is told.
 fn serves(host: &Host) -> bool {
     host.run("edge", &["busybox", "nc", "-w", "2", "127.0.0.1", "443"]).code == 0
-}
-
-#[track_caller]
-fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < PATIENCE, "it never comes so far: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// The pids of all that serve a hub in the pretend host.

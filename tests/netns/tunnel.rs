@@ -7,11 +7,11 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::host::{Host, Running, TOPOLOGY, WIRE};
+use crate::host::{Host, Running, TOPOLOGY, WIRE, until};
 
 /// Where the hub is asked.
 const SOCKET: &str = "/run/wire/hub/vpn.sock";
@@ -223,15 +223,6 @@ fn keys(host: &Host) -> Keys {
     let private = host.sh("wg genkey").trim().to_owned();
     let public = host.sh(&format!("echo {private} | wg pubkey")).trim().to_owned();
     Keys { private, public }
-}
-
-#[track_caller]
-fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < PATIENCE, "it never comes so far: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 const GIT: &str = "10.1.1.1";

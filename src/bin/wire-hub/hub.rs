@@ -1,7 +1,5 @@
 //! What runs in a hub, and how new orders change it.
 
-use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use crate::certs::Certs;
@@ -14,8 +12,6 @@ use crate::tunnel::Tunnel;
 pub struct Hub {
     orders: Orders,
     guard: Guard,
-    /// The namespace that it lives in.
-    namespace: u64,
     is_lost: bool,
     tunnel: Option<Tunnel>,
     proxy: Option<(Proxy, Arc<Certs>)>,
@@ -25,7 +21,7 @@ impl Hub {
     pub fn start(orders: Orders, guard: Guard) -> Result<Hub, Trouble> {
         let tunnel = orders.tunnel.as_ref().map(Tunnel::start).transpose()?;
         let proxy = orders.proxy.as_ref().map(|proxy| started(proxy, &orders.hub)).transpose()?;
-        Ok(Hub { orders, guard, namespace: namespace(), is_lost: false, tunnel, proxy })
+        Ok(Hub { orders, guard, is_lost: false, tunnel, proxy })
     }
 
     /// Whether the hub has another namespace by now, so that what is served here reaches nobody.
@@ -37,9 +33,8 @@ impl Hub {
         match ask {
             Ask::Likeness => Answer::Likeness(self.orders.likeness()),
             Ask::Peers => Answer::Peers(self.tunnel.as_ref().map(Tunnel::peers).unwrap_or_default()),
-            Ask::Serve(orders)
-                if orders.namespace != self.namespace && orders.namespace != 0 && self.namespace != 0 =>
-            {
+            // A namespace cannot be changed for another without the power to do so, which it has not.
+            Ask::Serve(orders) if orders.namespace != self.orders.namespace => {
                 self.is_lost = true;
                 Answer::Moved
             }
@@ -82,20 +77,6 @@ impl Hub {
             proxy.drain().await;
         }
     }
-}
-
-/// What tells the namespace of this process from every other one; 0 where the kernel (before 5.14) cannot.
-fn namespace() -> u64 {
-    const SO_NETNS_COOKIE: libc::c_int = 71;
-    let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) else { return 0 };
-    let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
-    #[expect(unsafe_code, reason = "no crate of ours has this option")]
-    // SAFETY: the number is writable for that many bytes, and both outlive the call.
-    let code = unsafe {
-        let fd = socket.as_raw_fd();
-        libc::getsockopt(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut length)
-    };
-    if code == 0 { cookie } else { 0 }
 }
 
 fn started(orders: &crate::orders::Proxy, hub: &str) -> Result<(Proxy, Arc<Certs>), Trouble> {

@@ -79,6 +79,10 @@ done
 nsenter --net=/run/netns/lan sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
 "#;
 
+/// What tells a namespace from every other one: `SO_NETNS_COOKIE` of asm-generic/socket.h.
+const COOKIE: &str = "import socket, sys
+print(int.from_bytes(socket.socket().getsockopt(socket.SOL_SOCKET, 71, 8), sys.byteorder))";
+
 /// The keys of somebody.
 #[derive(Clone)]
 struct Keys {
@@ -112,6 +116,7 @@ impl Vpn {
         host.wire(&["up"]).expect(0);
         let orders = json!({
             "hub": "vpn",
+            "namespace": host.run("vpn", &["python3", "-c", COOKIE]).expect(0).json(),
             "tunnel": {
                 "device": "wg0",
                 "listen": 51820,

@@ -48,7 +48,8 @@ impl Proxy {
         let began = Instant::now();
         let (alive, ended) = mpsc::channel(1);
         let cores = available_parallelism().map_or(1, usize::from);
-        let common = Common { certs, pen: log::start(hub)?, upstreams: (door.most / cores).max(16), began };
+        let common =
+            Common { certs, pen: log::start(hub, alive.clone())?, upstreams: (door.most / cores).max(16), began };
         let start = |number| worker::start(number, common.clone(), serving.clone(), alive.clone());
         let lines: Arc<[Line]> = (0..cores).map(start).collect::<Result<_, _>>()?;
         let end = watch::Sender::new(false);

@@ -43,18 +43,35 @@ pub async fn answer(talk: Rc<Talk>, request: Request<Received>) -> Response<Outg
 }
 
 async fn route(talk: &Rc<Talk>, request: Request<Received>, record: Record) -> Response<Outgoing> {
-    let headers = request.headers();
     let serving = talk.worker.serving();
+    match decide(talk, &serving, &request, record) {
+        Ok((site, host, record)) => pass(talk, site, request, record, host).await,
+        Err(answer) => {
+            hear_out(request).await;
+            answer
+        }
+    }
+}
+
+/// Which site a request is for and the host that it is told, or the proxy's own answer.
+fn decide<'s>(
+    talk: &Talk,
+    serving: &'s Own,
+    request: &Request<Received>,
+    record: Record,
+) -> Result<(&'s Site, HeaderValue, Record), Response<Outgoing>> {
+    let headers = request.headers();
     let refuse = |record, status, why: &str| {
         let mut answer = refuse(record, status, why);
         headers::dress(answer.headers_mut(), &serving.usual);
-        answer
+        Err(answer)
     };
     if headers.len() > MOST_HEADERS {
         return refuse(record, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers");
     }
     let authority = request::authority(request.version(), request.uri(), headers);
-    let Ok(name) = authority.and_then(request::name) else {
+    let named = authority.and_then(|authority| Ok((authority, request::name(authority)?)));
+    let Ok((authority, name)) = named else {
         return refuse(record, StatusCode::BAD_REQUEST, "the request names no host, or more than one");
     };
     let host = if name.eq_ignore_ascii_case(&talk.name) { serving.host(&talk.name) } else { None };
@@ -62,15 +79,18 @@ async fn route(talk: &Rc<Talk>, request: Request<Received>, record: Record) -> R
         return refuse(record, StatusCode::MISDIRECTED_REQUEST, "this connection was made for another name");
     };
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        let mut answer = refuse(record, StatusCode::METHOD_NOT_ALLOWED, "this method is not for a site");
-        answer.headers_mut().insert(ALLOW, allowed(host));
-        return answer;
+        return refuse(record, StatusCode::METHOD_NOT_ALLOWED, "this method is not for a site").map_err(
+            |mut answer| {
+                answer.headers_mut().insert(ALLOW, allowed(host));
+                answer
+            },
+        );
     }
     let found = match &host.does {
         Does::Redirect(to, look) => {
             let mut answer = redirect(record, to, request.uri());
             headers::dress(answer.headers_mut(), look);
-            return answer;
+            return Err(answer);
         }
         Does::Serve(_) => request::site(host, request.uri().path()),
     };
@@ -79,23 +99,14 @@ async fn route(talk: &Rc<Talk>, request: Request<Received>, record: Record) -> R
         Ok(None) => return refuse(record, StatusCode::NOT_FOUND, "nothing is served here"),
         Ok(Some(site)) => site,
     };
-    let mut answer = match admit(talk, site, &request) {
-        Err(refusal) => {
-            hear_out(request).await;
-            refusal.answer(record)
-        }
-        Ok(()) => {
-            // A port that is not the usual one is the client's to see again.
-            let host = if name.len() == request_authority(&request).len() {
-                host.name.clone()
-            } else {
-                HeaderValue::from_str(request_authority(&request)).unwrap_or(host.name.clone())
-            };
-            return pass(talk, &serving, site, request, record, host).await;
-        }
-    };
-    headers::dress(answer.headers_mut(), &site.look);
-    answer
+    if let Err(refusal) = admit(talk, site, request) {
+        let mut answer = refusal.answer(record);
+        headers::dress(answer.headers_mut(), &site.look);
+        return Err(answer);
+    }
+    // A port that is not the usual one is the client's to see again.
+    let seen = (name.len() != authority.len()).then(|| HeaderValue::from_str(authority).ok()).flatten();
+    Ok((site, seen.unwrap_or_else(|| host.name.clone()), record))
 }
 
 /// Takes what is left of a small body. In HTTP/2 a stream that is answered before it is at its end is reset, and some clients lose
@@ -124,10 +135,6 @@ fn allowed(host: &Host) -> HeaderValue {
         Does::Serve(sites) if !sites.is_empty() => sites[sites.len() - 1].allow.clone(),
         _ => HeaderValue::from_static("GET, HEAD, POST"),
     }
-}
-
-fn request_authority(request: &Request<Received>) -> &str {
-    request::authority(request.version(), request.uri(), request.headers()).unwrap_or_default()
 }
 
 /// Why a site does not take a request.
@@ -172,7 +179,6 @@ fn admit(talk: &Talk, site: &Site, request: &Request<Received>) -> Result<(), Re
 /// Asks the upstream, and hands on what it says.
 async fn pass(
     talk: &Rc<Talk>,
-    serving: &Own,
     site: &Site,
     mut request: Request<Received>,
     mut record: Record,
@@ -211,7 +217,7 @@ async fn pass(
     let (mut response, link) = match asked {
         Ok(answered) => answered,
         Err(failure) => {
-            let mut answer = failure.answer(record, site);
+            let mut answer = failure.answer(record);
             headers::dress(answer.headers_mut(), &site.look);
             return answer;
         }
@@ -236,7 +242,6 @@ async fn pass(
     head.version = Version::HTTP_11;
     head.extensions.clear();
     record.status = head.status.as_u16();
-    let _ = serving;
     Response::from_parts(head, Outgoing::Relayed(Box::new(Relay::new(first, from, record, link, progress.sent))))
 }
 
@@ -268,8 +273,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn answer(self, record: Record, site: &Site) -> Response<Outgoing> {
-        let _ = site;
+    fn answer(self, record: Record) -> Response<Outgoing> {
         match self {
             Failure::Unreachable => refuse(record, StatusCode::BAD_GATEWAY, "the site cannot be reached right now"),
             Failure::Broken => refuse(record, StatusCode::BAD_GATEWAY, "the site did not answer properly"),

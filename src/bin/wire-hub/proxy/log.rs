@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use tokio::sync::mpsc;
+
 use crate::orders::LOGS;
 use crate::trouble::{Context, Trouble};
 use crate::voice;
@@ -36,15 +38,18 @@ impl Pen {
     }
 }
 
-/// Starts the log of a hub. It ends when every pen has.
-pub fn start(hub: &str) -> Result<Pen, Trouble> {
+/// Starts the log of a hub. It ends when every pen has; `ended` is dropped then.
+pub fn start(hub: &str, ended: mpsc::Sender<()>) -> Result<Pen, Trouble> {
     let (batches, written) = sync_channel(WAITING);
     let lost = Arc::new(AtomicU64::new(0));
     let mut log = Log { path: Path::new(LOGS).join(format!("{hub}.log")), file: None, long: 0, fails: false };
     // Made now, so that whoever reads it finds it.
     log.tell(0, &Ok(()));
     let counted = lost.clone();
-    let write = move || log.keep(&written, &counted);
+    let write = move || {
+        log.keep(&written, &counted);
+        drop(ended);
+    };
     std::thread::Builder::new().name("log".into()).spawn(write).context("cannot start the log")?;
     Ok(Pen { batches, lost })
 }

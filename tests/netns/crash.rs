@@ -699,8 +699,14 @@ fn a_change_that_waits_is_killed() {
 
     let arm = |host: &Host| {
         start(host);
-        host.wire(&["up", "--confirm", "2s"]).expect(0);
-        confirm::waiting(host).expect("somebody waits") as u32
+        host.wire(&["up", "--confirm", "4s"]).expect(0);
+        // The list of locks may miss one while others come and go.
+        let mut waits = None;
+        until("somebody waits", || {
+            waits = confirm::waiting(host);
+            waits.is_some()
+        });
+        waits.expect("somebody") as u32
     };
     let attached = Attached::to(&host, arm(&host), &all, &[]);
     until("nobody is left", || !has_processes(&host));

@@ -2,7 +2,7 @@
 //! the rules are missing.
 
 use crate::crash::{Run, always_refused};
-use crate::host::Host;
+use crate::host::{Host, until};
 use crate::world::small;
 
 /// What `wire` asked for, in its order: sends to the kernel and settings that were opened to be written. `strace` shows the kinds
@@ -82,6 +82,9 @@ fn a_namespace_without_its_rules_gets_no_wire() {
         host.wire(&["up"]).expect(0);
         host.dump();
         host.sh("ip netns del edge; ip netns add edge");
+        // The kernel takes a namespace apart in its own time, and its wires with it.
+        let far = [("host", "host-edge"), ("web", "eth0"), ("shop", "eth0")];
+        until("its wires are gone", || far.iter().all(|(node, end)| !host.links(node).iter().any(|link| link == end)));
     };
     let up = always_refused(&host, &Run { command: &["up"], start: &restarted }, &loads).expect(1);
     assert!(up.stderr.contains("the rules of edge could not be loaded"), "{}", up.stderr);

@@ -20,6 +20,8 @@ use crate::voice;
 const TUN: &str = "/dev/net/tun";
 /// What tells names, besides name servers.
 const NAMES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
+/// Random numbers, where a static program does not find the call for them.
+const RANDOM: [&str; 2] = ["/dev/random", "/dev/urandom"];
 /// The newest that is known here; an older kernel does as much of it as it can.
 const NEWEST: ABI = ABI::V5;
 
@@ -105,7 +107,7 @@ fn files(guard: &Guard) -> Result<RulesetStatus, RulesetError> {
     let mut allowed = vec![(PathBuf::from(orders::LOGS), write)];
     allowed.extend(own.map(|path| (path, write)));
     allowed.extend(guard.directories.iter().map(|path| (path.clone(), read)));
-    allowed.extend(NAMES.map(|path| (PathBuf::from(path), AccessFs::ReadFile.into())));
+    allowed.extend([NAMES, RANDOM].as_flattened().iter().map(|path| (PathBuf::from(path), AccessFs::ReadFile.into())));
     allowed.extend(guard.tun.then(|| (PathBuf::from(TUN), device)));
     let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?.create()?;
     for (path, access) in allowed {

@@ -2,11 +2,13 @@
 //! at a time, so that the others notice nothing.
 
 mod device;
+mod peers;
 mod tun;
+mod udp;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::orders::{self, PeerSeen};
 use crate::trouble::Trouble;
@@ -77,12 +79,10 @@ impl Kept {
     }
 
     fn peers(&mut self) -> Vec<PeerSeen> {
-        let mut seen = self.device.as_mut().and_then(|device| device.peers().ok()).unwrap_or_default();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut seen = self.device.as_ref().map(Device::peers).unwrap_or_default();
         for peer in &mut seen {
-            let last = peer.last_handshake.map(|ago| now.saturating_sub(ago));
             let known = self.heard.get(&peer.public_key).copied();
-            peer.last_handshake = last.max(known);
+            peer.last_handshake = peer.last_handshake.max(known);
             if let Some(last) = peer.last_handshake {
                 self.heard.insert(peer.public_key.clone(), last);
             }

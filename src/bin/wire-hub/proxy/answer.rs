@@ -45,26 +45,28 @@ pub async fn answer(talk: Rc<Talk>, request: Request<Received>) -> Response<Outg
 async fn route(talk: &Rc<Talk>, request: Request<Received>, record: Record) -> Response<Outgoing> {
     let serving = talk.worker.serving();
     match decide(talk, &serving, &request, record) {
-        Ok((site, host, record)) => pass(talk, site, request, record, host).await,
-        Err(answer) => {
+        Way::On(site, host, record) => pass(talk, site, request, record, host).await,
+        Way::Back(answer) => {
             hear_out(request).await;
             answer
         }
     }
 }
 
-/// Which site a request is for and the host that it is told, or the proxy's own answer.
-fn decide<'s>(
-    talk: &Talk,
-    serving: &'s Own,
-    request: &Request<Received>,
-    record: Record,
-) -> Result<(&'s Site, HeaderValue, Record), Response<Outgoing>> {
+/// Where a request goes.
+enum Way<'s> {
+    /// To a site, which is told this host.
+    On(&'s Site, HeaderValue, Record),
+    /// Nowhere: the answer is the proxy's own.
+    Back(Response<Outgoing>),
+}
+
+fn decide<'s>(talk: &Talk, serving: &'s Own, request: &Request<Received>, record: Record) -> Way<'s> {
     let headers = request.headers();
     let refuse = |record, status, why: &str| {
         let mut answer = refuse(record, status, why);
         headers::dress(answer.headers_mut(), &serving.usual);
-        Err(answer)
+        Way::Back(answer)
     };
     if headers.len() > MOST_HEADERS {
         return refuse(record, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers");
@@ -79,18 +81,16 @@ fn decide<'s>(
         return refuse(record, StatusCode::MISDIRECTED_REQUEST, "this connection was made for another name");
     };
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return refuse(record, StatusCode::METHOD_NOT_ALLOWED, "this method is not for a site").map_err(
-            |mut answer| {
-                answer.headers_mut().insert(ALLOW, allowed(host));
-                answer
-            },
-        );
+        let mut answer = self::refuse(record, StatusCode::METHOD_NOT_ALLOWED, "this method is not for a site");
+        headers::dress(answer.headers_mut(), &serving.usual);
+        answer.headers_mut().insert(ALLOW, allowed(host));
+        return Way::Back(answer);
     }
     let found = match &host.does {
         Does::Redirect(to, look) => {
             let mut answer = redirect(record, to, request.uri());
             headers::dress(answer.headers_mut(), look);
-            return Err(answer);
+            return Way::Back(answer);
         }
         Does::Serve(_) => request::site(host, request.uri().path()),
     };
@@ -102,11 +102,11 @@ fn decide<'s>(
     if let Err(refusal) = admit(talk, site, request) {
         let mut answer = refusal.answer(record);
         headers::dress(answer.headers_mut(), &site.look);
-        return Err(answer);
+        return Way::Back(answer);
     }
     // A port that is not the usual one is the client's to see again.
     let seen = (name.len() != authority.len()).then(|| HeaderValue::from_str(authority).ok()).flatten();
-    Ok((site, seen.unwrap_or_else(|| host.name.clone()), record))
+    Way::On(site, seen.unwrap_or_else(|| host.name.clone()), record)
 }
 
 /// Takes what is left of a small body. In HTTP/2 a stream that is answered before it is at its end is reset, and some clients lose

@@ -1,86 +1,79 @@
-//! boringtun on one TUN device, told what to do over its own configuration protocol by a socket that nobody else has.
-//!
-//! It is used as far as it is sound: one thread, one queue, one socket for all peers (a socket of its own for each would be open
-//! to packets of others while it is made). A peer that it has cannot be changed, which would be a panic, but taken out and put in
-//! again; and what is set of one peer in a message sticks to the next, so that each has a message of its own.
+//! A tunnel that is served: a thread that carries packets between the device and the network.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::fd::IntoRawFd;
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use boringtun::device::{DeviceConfig, DeviceHandle};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::tun;
+use super::peers::{LONGEST, Peers, TICK};
+use super::tun::{HEADER, Joiner, Splitter, Tun};
+use super::udp::{Row, Sockets};
 use crate::orders::{self, PeerSeen, Secret};
 use crate::trouble::{Context, Trouble};
 
-/// It answers at once, or its thread has ended.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// No preshared key: WireGuard mixes in zeros then.
-const NONE: [u8; 32] = [0; 32];
+/// So often one side is listened to before it is the other's turn.
+const TURN: usize = 64;
+/// Packets that are handed to the device at once.
+const BATCH: usize = 128;
 
 pub struct Device {
     name: String,
     listen: u16,
     private_key: Secret,
-    /// As they are in force, by their public keys.
-    peers: BTreeMap<String, orders::Peer>,
-    /// Open a second time, to ask whether the device is still there.
-    tun: File,
-    /// Closed first: boringtun ends with it.
-    socket: Option<UnixStream>,
-    handle: DeviceHandle,
+    peers: Arc<Mutex<Peers>>,
+    tun: Arc<Tun>,
+    end: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        self.socket = None;
+        let _ = self.end.write(1);
         // The port and the device are free when its thread has ended.
-        self.handle.wait();
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
 impl Device {
     pub fn start(orders: &orders::Tunnel) -> Result<Device, Trouble> {
         let failed = || format!("cannot serve the tunnel `{}`", orders.device);
-        let tun = tun::attach(&orders.device)?;
-        let (socket, theirs) = UnixStream::pair().context(failed())?;
-        socket.set_read_timeout(Some(PATIENCE)).context(failed())?;
-        let config = DeviceConfig {
-            n_threads: 1,
-            use_connected_socket: false,
-            use_multi_queue: false,
-            uapi_fd: theirs.into_raw_fd(),
+        let tun = Arc::new(Tun::attach(&orders.device)?);
+        let mut peers = Peers::new(&orders.private_key).context(failed())?;
+        peers.change(&orders.peers)?;
+        let sockets = Sockets::bind(orders.listen)
+            .map_err(|_| Trouble(format!("{}: another program has udp/{}", failed(), orders.listen)))?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let end = Arc::new(EventFd::from_flags(flags).context(failed())?);
+        let peers = Arc::new(Mutex::new(peers));
+        let carrier = Carrier {
+            peers: peers.clone(),
+            tun: tun.clone(),
+            end: end.clone(),
+            sockets,
+            splitter: Splitter::default(),
+            joiner: Joiner::default(),
+            row: Row::new(),
+            packets: (0..BATCH).map(|_| vec![0; HEADER + LONGEST]).collect(),
+            arrived: 0,
         };
-        // A number is a descriptor that is already open, and closed by boringtun.
-        let descriptor = tun.try_clone().context(failed())?.into_raw_fd();
-        let handle = DeviceHandle::new(&descriptor.to_string(), config).context(failed())?;
-        let mut device = Device {
+        let thread = std::thread::Builder::new().name("tunnel".into()).spawn(|| carrier.carry()).context(failed())?;
+        Ok(Device {
             name: orders.device.clone(),
             listen: orders.listen,
             private_key: orders.private_key.clone(),
-            peers: BTreeMap::new(),
+            peers,
             tun,
-            socket: Some(socket),
-            handle,
-        };
-        let key = bytes(&orders.private_key.0).ok_or_else(|| Trouble(format!("{}: its key is none", failed())))?;
-        device.set(&format!("private_key={}\n", hex(&key)))?;
-        device
-            .set(&format!("listen_port={}\n", orders.listen))
-            .map_err(|_| Trouble(format!("{}: another program has udp/{}", failed(), orders.listen)))?;
-        device.change(&orders.peers)?;
-        Ok(device)
+            end,
+            thread: Some(thread),
+        })
     }
 
     pub fn is_attached(&self) -> bool {
-        tun::is_attached(&self.tun)
+        self.tun.is_attached()
     }
 
     /// Whether it can go on under these orders, whatever peers they name.
@@ -89,118 +82,109 @@ impl Device {
         same && self.is_attached()
     }
 
-    /// Takes out and puts in what is not as wanted.
+    /// From now on these peers; who stays notices nothing.
     pub fn change(&mut self, wanted: &[orders::Peer]) -> Result<(), Trouble> {
-        let stays = |peer: &orders::Peer| wanted.iter().find(|wanted| wanted.public_key == peer.public_key);
-        let same = |a: &orders::Peer, b: &orders::Peer| a.address == b.address && a.preshared_key == b.preshared_key;
-        let gone: Vec<String> = (self.peers.values())
-            .filter(|peer| stays(peer).is_none_or(|wanted| !same(peer, wanted)))
-            .map(|peer| peer.public_key.clone())
-            .collect();
-        let endpoints: BTreeMap<String, String> = match gone.is_empty() {
-            true => BTreeMap::new(),
-            false => self.peers()?.into_iter().filter_map(|peer| Some((peer.public_key, peer.endpoint?))).collect(),
-        };
-        // All of them before any comes, since one may have the address of another now.
-        for key in &gone {
-            self.set(&format!("public_key={}\nremove=true\n", hex(&public_key(key)?)))?;
-            self.peers.remove(key);
-        }
-        for peer in wanted {
-            if !self.peers.contains_key(&peer.public_key) {
-                self.add(peer, endpoints.get(&peer.public_key))?;
+        locked(&self.peers).change(wanted)
+    }
+
+    pub fn peers(&self) -> Vec<PeerSeen> {
+        locked(&self.peers).seen()
+    }
+}
+
+fn locked(peers: &Mutex<Peers>) -> MutexGuard<'_, Peers> {
+    // What is in there is true after every step.
+    peers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the thread has.
+struct Carrier {
+    peers: Arc<Mutex<Peers>>,
+    tun: Arc<Tun>,
+    end: Arc<EventFd>,
+    sockets: Sockets,
+    splitter: Splitter,
+    joiner: Joiner,
+    row: Row,
+    /// Packets for the device, each behind room for its header. The first `arrived` hold one.
+    packets: Vec<Vec<u8>>,
+    arrived: usize,
+}
+
+impl Carrier {
+    /// Until it is to end, or the device is gone.
+    fn carry(mut self) {
+        let mut ticked = Instant::now();
+        loop {
+            let waits = TICK.saturating_sub(ticked.elapsed());
+            let timeout = PollTimeout::try_from(waits).unwrap_or(PollTimeout::ZERO);
+            let fds = [self.end.as_fd(), self.tun.as_fd()].into_iter().chain(self.sockets.fds());
+            let mut fds: Vec<PollFd> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return,
             }
-            self.peers.insert(peer.public_key.clone(), peer.clone());
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, peer: &orders::Peer, endpoint: Option<&String>) -> Result<(), Trouble> {
-        let failed = || Trouble(format!("peer `{}`: its preshared key is none", peer.name));
-        let preshared = match &peer.preshared_key {
-            Some(key) => bytes(&key.0).ok_or_else(failed)?,
-            None => NONE,
-        };
-        let length = if peer.address.is_ipv4() { 32 } else { 128 };
-        let mut text = format!("public_key={}\n", hex(&public_key(&peer.public_key)?));
-        if let Some(endpoint) = endpoint {
-            let _ = writeln!(text, "endpoint={endpoint}");
-        }
-        let _ = writeln!(text, "preshared_key={}\nallowed_ip={}/{length}", hex(&preshared), peer.address);
-        self.set(&text)
-    }
-
-    /// What was heard of each peer; of handshakes, how many seconds ago the last one was.
-    pub fn peers(&mut self) -> Result<Vec<PeerSeen>, Trouble> {
-        let mut seen: Vec<PeerSeen> = Vec::new();
-        for line in self.talk("get=1\n\n")? {
-            let Some((key, value)) = line.split_once('=') else { continue };
-            match (key, seen.last_mut()) {
-                ("public_key", _) => seen.push(PeerSeen {
-                    public_key: unhex(value).map(|key| STANDARD.encode(key)).unwrap_or_default(),
-                    endpoint: None,
-                    last_handshake: None,
-                    rx_bytes: 0,
-                    tx_bytes: 0,
-                }),
-                ("endpoint", Some(peer)) => peer.endpoint = Some(value.to_owned()),
-                ("last_handshake_time_sec", Some(peer)) => peer.last_handshake = value.parse().ok(),
-                ("rx_bytes", Some(peer)) => peer.rx_bytes = value.parse().unwrap_or_default(),
-                ("tx_bytes", Some(peer)) => peer.tx_bytes = value.parse().unwrap_or_default(),
-                _ => {}
+            let said: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+            if !said[0].is_empty() || said[1].intersects(PollFlags::POLLERR | PollFlags::POLLNVAL) {
+                return;
             }
-        }
-        Ok(seen)
-    }
-
-    fn set(&mut self, text: &str) -> Result<(), Trouble> {
-        self.talk(&format!("set=1\n{text}\n")).map(drop)
-    }
-
-    /// Sends one message, and takes the lines of its answer.
-    fn talk(&mut self, message: &str) -> Result<Vec<String>, Trouble> {
-        let failed = || format!("the tunnel `{}` does not answer", self.name);
-        let mut socket = self.socket.as_ref().ok_or_else(|| Trouble(failed()))?;
-        // At once: it is read without looking whether there is more.
-        socket.write_all(message.as_bytes()).context(failed())?;
-        let mut lines = Vec::new();
-        let mut code = None;
-        for line in BufReader::new(socket).lines() {
-            let line = line.context(failed())?;
-            match line.strip_prefix("errno=") {
-                Some(number) => code = Some(number.to_owned()),
-                // The last line of every answer.
-                None if line.is_empty() => break,
-                None => lines.push(line),
+            if !said[1].is_empty() {
+                self.outwards();
+            }
+            for (number, said) in said[2..].iter().enumerate() {
+                if !said.is_empty() {
+                    self.inwards(number);
+                }
+            }
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                let mouth = self.sockets.mouth();
+                let mut room = [0; LONGEST];
+                locked(&self.peers).tick(&mut room, |datagram, to| mouth.send(datagram, to));
             }
         }
-        match code.as_deref() {
-            Some("0") => Ok(lines),
-            Some(number) => Err(Trouble(format!("the tunnel `{}` refuses a change ({number})", self.name))),
-            None => Err(Trouble(failed())),
+    }
+
+    /// From the device to the network.
+    fn outwards(&mut self) {
+        let mut peers = locked(&self.peers);
+        let mouth = self.sockets.mouth();
+        for _ in 0..TURN {
+            let Some(packets) = self.splitter.take(&self.tun) else { break };
+            for packet in packets {
+                if let Some((length, to)) = peers.carry(packet, self.row.room()) {
+                    self.row.push(length, to, mouth);
+                }
+            }
         }
+        self.row.send(mouth);
     }
-}
 
-fn public_key(text: &str) -> Result<[u8; 32], Trouble> {
-    bytes(text).ok_or_else(|| Trouble(format!("`{text}` is no public key")))
-}
-
-fn bytes(base64: &str) -> Option<[u8; 32]> {
-    STANDARD.decode(base64).ok()?.try_into().ok()
-}
-
-fn hex(bytes: &[u8; 32]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    /// From the network to the device.
+    fn inwards(&mut self, number: usize) {
+        let Carrier { peers, tun, sockets, joiner, packets, arrived, .. } = self;
+        let mut peers = locked(peers);
+        for _ in 0..TURN {
+            let more = sockets.receive(number, |datagram, from, mouth| {
+                if datagram.len() > LONGEST {
+                    return;
+                }
+                let room = &mut packets[*arrived];
+                room.resize(HEADER + LONGEST, 0);
+                if let Some(length) = peers.hear(datagram, from, &mut room[HEADER..], |answer| mouth.send(answer, from))
+                {
+                    room.truncate(HEADER + length);
+                    *arrived += 1;
+                }
+                if *arrived == packets.len() {
+                    joiner.send(packets, tun);
+                    *arrived = 0;
+                }
+            });
+            if !more {
+                break;
+            }
+        }
+        joiner.send(&mut packets[..std::mem::take(arrived)], tun);
     }
-    Some(bytes)
 }

@@ -1,22 +1,24 @@
 //! The TUN device that `wire up` has made, taken up by whoever serves it.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
+use tun_rs::{DeviceBuilder, GROTable, SyncDevice, VIRTIO_NET_HDR_LEN};
 
 use crate::trouble::{Context, Trouble};
 
-const TUN: &str = "/dev/net/tun";
+/// What comes before each packet: the kernel's `struct virtio_net_hdr`.
+pub const HEADER: usize = VIRTIO_NET_HDR_LEN;
 /// linux/if_tun.h, where glibc and musl have different types for a request.
-const TUNSETIFF: u64 = nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()) as u64;
 const TUNGETIFF: u64 = nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()) as u64;
 /// linux/sockios.h.
 const SIOCGIFMTU: u64 = 0x8921;
-/// boringtun reads a packet into that many bytes of a device that it has not opened itself.
+/// The largest packet that is carried.
 const MTU: i32 = 1500;
+/// The longest row, and how many packets it may have: those of a stream whose packets are tiny, as 128 bytes, still fit.
+const ROW: usize = 65_535;
+const MOST: usize = 512;
 
 /// The kernel's `struct ifreq`, 40 bytes, of which these requests know the name and the first member of the union.
 #[repr(C)]
@@ -27,8 +29,8 @@ struct Request {
 }
 
 impl Request {
-    fn new(name: &str, value: libc::c_int) -> Request {
-        let mut request = Request { name: [0; libc::IFNAMSIZ], value, rest: [0; 20] };
+    fn new(name: &str) -> Request {
+        let mut request = Request { name: [0; libc::IFNAMSIZ], value: 0, rest: [0; 20] };
         // The last byte stays the closing NUL.
         request.name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
         request
@@ -41,45 +43,93 @@ impl Request {
     }
 }
 
-/// One open end of the device.
-pub fn attach(name: &str) -> Result<File, Trouble> {
-    let failed = || format!("cannot take up the tunnel `{name}`");
-    // Who may make devices would make it now. (`if_nametoindex` asks over a socket of this machine, which a hub has given up.)
-    let mtu = mtu(name).ok_or_else(|| Trouble(format!("{}: there is no such device", failed())))?;
-    let open = || OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN).context(failed());
-    // It has to be asked for as it was made.
-    let mut taken = Err(Errno::EINVAL);
-    for queues in [0, libc::IFF_MULTI_QUEUE] {
-        let file = open()?;
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | queues;
-        taken = Request::new(name, flags).ask(&file, TUNSETIFF).map(|()| file);
-        if taken.as_ref().err() != Some(&Errno::EINVAL) {
-            break;
+/// One open end of the device. Packets of a stream go through it in rows of up to 64 KiB, which the kernel, and every rule on the
+/// way, takes for one (linux/virtio_net.h).
+pub struct Tun(SyncDevice);
+
+impl Tun {
+    pub fn attach(name: &str) -> Result<Tun, Trouble> {
+        let failed = || format!("cannot take up the tunnel `{name}`");
+        // Who may make devices would make it now. (`if_nametoindex` asks over a socket of this machine, which a hub has given up.)
+        let mtu = mtu(name).ok_or_else(|| Trouble(format!("{}: there is no such device", failed())))?;
+        if mtu > MTU {
+            return Err(Trouble(format!("{}: its MTU is larger than {MTU}", failed())));
         }
-    }
-    let file = taken.map_err(|errno| {
-        let reason = match errno {
-            Errno::EBUSY => "another program has taken it up".to_owned(),
-            Errno::EINVAL => "it is none of the kind that `wire up` makes".to_owned(),
-            Errno::EPERM => "it belongs to another user".to_owned(),
-            errno => io::Error::from(errno).to_string(),
+        let open = |queues| {
+            let device = DeviceBuilder::new().name(name).offload(true).multi_queue(queues).inherit_enable_state();
+            device.build_sync()
         };
-        Trouble(format!("{}: {reason}", failed()))
-    })?;
-    if mtu > MTU {
-        return Err(Trouble(format!("{}: its MTU is larger than {MTU}", failed())));
+        // It has to be asked for as it was made.
+        let device = open(false).or_else(|error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EINVAL) => open(true),
+            _ => Err(error),
+        });
+        let device = device.map_err(|error| {
+            let reason = match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EBUSY) => "another program has taken it up".to_owned(),
+                Some(Errno::EINVAL) => "it is none of the kind that `wire up` makes".to_owned(),
+                Some(Errno::EPERM) => "it belongs to another user".to_owned(),
+                _ => error.to_string(),
+            };
+            Trouble(format!("{}: {reason}", failed()))
+        })?;
+        device.set_nonblocking(true).context(failed())?;
+        Ok(Tun(device))
     }
-    Ok(file)
+
+    /// Whether the device still is what is open.
+    pub fn is_attached(&self) -> bool {
+        Request::new("").ask(&self.0, TUNGETIFF).is_ok()
+    }
 }
 
-/// Whether the device still is what is open.
-pub fn is_attached(file: &File) -> bool {
-    Request::new("", 0).ask(file, TUNGETIFF).is_ok()
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Makes rows of packets.
+#[derive(Default)]
+pub struct Joiner(GROTable);
+
+impl Joiner {
+    /// Hands packets to the kernel, each behind room for its `HEADER`.
+    pub fn send(&mut self, packets: &mut [Vec<u8>], tun: &Tun) {
+        // A device that is down, or gone, takes none.
+        let _ = tun.0.send_multiple(&mut self.0, packets, HEADER);
+    }
+}
+
+/// Takes rows apart.
+pub struct Splitter {
+    row: Vec<u8>,
+    packets: Vec<Vec<u8>>,
+    lengths: Vec<usize>,
+}
+
+impl Default for Splitter {
+    fn default() -> Splitter {
+        Splitter { row: vec![0; HEADER + ROW], packets: vec![vec![0; MTU as usize]; MOST], lengths: vec![0; MOST] }
+    }
+}
+
+impl Splitter {
+    /// The next packets that the kernel has for the device; `None` where it has none.
+    pub fn take(&mut self, tun: &Tun) -> Option<impl Iterator<Item = &[u8]>> {
+        let taken = tun.0.recv_multiple(&mut self.row, &mut self.packets, &mut self.lengths, 0);
+        let count = match taken {
+            Ok(count) => count,
+            Err(error) if error.raw_os_error().is_none() && error.kind() != ErrorKind::WouldBlock => 0,
+            Err(_) => return None,
+        };
+        Some(self.packets.iter().zip(&self.lengths).take(count).map(|(packet, length)| &packet[..*length]))
+    }
 }
 
 fn mtu(name: &str) -> Option<i32> {
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    let mut request = Request::new(name, 0);
+    let mut request = Request::new(name);
     request.ask(&socket, SIOCGIFMTU).ok()?;
     Some(request.value)
 }

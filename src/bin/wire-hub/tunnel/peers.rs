@@ -210,3 +210,160 @@ fn public_key(text: &str) -> Result<[u8; 32], Trouble> {
 fn bytes(base64: &str) -> Option<[u8; 32]> {
     STANDARD.decode(base64).ok()?.try_into().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: [u8; 32] = [2; 32];
+    const FROM: &str = "198.51.100.7:40000";
+
+    fn secret(bytes: [u8; 32]) -> Secret {
+        Secret(STANDARD.encode(bytes))
+    }
+
+    fn public(private: [u8; 32]) -> PublicKey {
+        PublicKey::from(&StaticSecret::from(private))
+    }
+
+    fn peer(private: [u8; 32], address: &str) -> orders::Peer {
+        orders::Peer {
+            name: "laptop".to_owned(),
+            public_key: STANDARD.encode(public(private).as_bytes()),
+            preshared_key: None,
+            address: address.parse().unwrap(),
+        }
+    }
+
+    /// A packet of IPv4 and nothing in it.
+    fn packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
+        let mut packet = vec![0; 20];
+        (packet[0], packet[3]) = (0x45, 20);
+        packet[12..16].copy_from_slice(&from);
+        packet[16..20].copy_from_slice(&to);
+        packet
+    }
+
+    /// A hub with one peer, and that peer.
+    fn pair() -> (Peers, Tunn) {
+        let mut hub = Peers::new(&secret([1; 32])).unwrap();
+        hub.change(&[peer(CLIENT, "10.100.0.2")]).unwrap();
+        (hub, Tunn::new(CLIENT.into(), public([1; 32]), None, None, 1, None))
+    }
+
+    /// What the client sends for a packet, when a handshake has been if there was to be one.
+    fn sent(hub: &mut Peers, client: &mut Tunn, packet: &[u8]) -> Vec<u8> {
+        let mut room = [0; LONGEST];
+        let TunnResult::WriteToNetwork(datagram) = client.encapsulate(packet, &mut room) else { panic!("nothing") };
+        let mut datagram = datagram.to_vec();
+        if datagram.len() == 148 {
+            let mut answers = Vec::new();
+            let mut room = [0; LONGEST];
+            assert_eq!(hub.hear(&datagram, FROM.parse().unwrap(), &mut room, |said| answers.push(said.to_vec())), None);
+            let keepalive = client.decapsulate(None, &answers[0], &mut room);
+            let TunnResult::WriteToNetwork(keepalive) = keepalive else { panic!("{keepalive:?}") };
+            let keepalive = keepalive.to_vec();
+            assert_eq!(hub.hear(&keepalive, FROM.parse().unwrap(), &mut room, |_| ()), None);
+            let TunnResult::WriteToNetwork(waited) = client.decapsulate(None, &[], &mut room) else {
+                panic!("nothing")
+            };
+            datagram = waited.to_vec();
+        }
+        datagram
+    }
+
+    fn heard(hub: &mut Peers, datagram: &[u8], from: &str) -> Option<Vec<u8>> {
+        let mut room = [0; LONGEST];
+        let length = hub.hear(datagram, from.parse().unwrap(), &mut room, |_| ())?;
+        Some(room[..length].to_vec())
+    }
+
+    /// A peer's own packets come out, once; nobody else's do, and the way back leads to where it was heard last.
+    #[test]
+    fn a_peer_is_heard_under_its_own_address() {
+        let (mut hub, mut client) = pair();
+        let own = packet([10, 100, 0, 2], [10, 1, 1, 1]);
+        let datagram = sent(&mut hub, &mut client, &own);
+        assert_eq!(heard(&mut hub, &datagram, FROM), Some(own.clone()));
+        assert_eq!(heard(&mut hub, &datagram, "203.0.113.9:1"), None, "once more");
+        let spoofed = sent(&mut hub, &mut client, &packet([10, 100, 0, 3], [10, 1, 1, 1]));
+        assert_eq!(heard(&mut hub, &spoofed, FROM), None, "another's address");
+        let mut room = [0; LONGEST];
+        let back = packet([10, 1, 1, 1], [10, 100, 0, 2]);
+        let (length, to) = hub.carry(&back, &mut room).unwrap();
+        assert_eq!((length, to), (back.len() + 32, FROM.parse().unwrap()), "a replay moves nobody");
+        let roamed = sent(&mut hub, &mut client, &own);
+        assert!(heard(&mut hub, &roamed, "203.0.113.9:1").is_some());
+        assert_eq!(hub.carry(&back, &mut room).unwrap().1, "203.0.113.9:1".parse().unwrap());
+        assert!(hub.carry(&packet([10, 1, 1, 1], [10, 100, 0, 3]), &mut room).is_none(), "nobody has this address");
+        let seen = hub.seen();
+        assert_eq!(seen[0].endpoint.as_deref(), Some("203.0.113.9:1"));
+        assert_eq!(seen[0].rx_bytes, 60);
+        assert!(seen[0].last_handshake.is_some());
+    }
+
+    /// Who is not named gets no answer; who stays keeps his session while others come, go and change; who changes is asked anew, where
+    /// he was.
+    #[test]
+    fn peers_come_and_go() {
+        let (mut hub, mut client) = pair();
+        let own = packet([10, 100, 0, 2], [10, 1, 1, 1]);
+        let first = sent(&mut hub, &mut client, &own);
+        assert!(heard(&mut hub, &first, FROM).is_some());
+        hub.change(&[peer([3; 32], "10.100.0.3"), peer(CLIENT, "10.100.0.2")]).unwrap();
+        let next = sent(&mut hub, &mut client, &own);
+        assert!(heard(&mut hub, &next, FROM).is_some(), "its session has stayed");
+        assert!(hub.change(&[peer(CLIENT, "10.100.0.2")]).is_ok());
+
+        let mut room = [0; LONGEST];
+        let mut stranger = Tunn::new([4; 32].into(), public([1; 32]), None, None, 1, None);
+        let TunnResult::WriteToNetwork(hello) = stranger.format_handshake_initiation(&mut room, false) else {
+            panic!()
+        };
+        let hello = hello.to_vec();
+        hub.hear(&hello, FROM.parse().unwrap(), &mut room, |_| panic!("a stranger is answered"));
+
+        // They change addresses with each other.
+        hub.change(&[peer([3; 32], "10.100.0.2"), peer(CLIENT, "10.100.0.3")]).unwrap();
+        let last = sent(&mut hub, &mut client, &own);
+        assert_eq!(heard(&mut hub, &last, FROM), None, "its session is over");
+        let (length, to) = hub.carry(&packet([10, 1, 1, 1], [10, 100, 0, 3]), &mut room).unwrap();
+        assert_eq!((length, to), (148, FROM.parse().unwrap()), "it is asked for a handshake");
+    }
+
+    /// Garbage, of any length and kind, is nobody's.
+    #[test]
+    fn garbage_is_not_answered() {
+        let (mut hub, mut client) = pair();
+        let good = sent(&mut hub, &mut client, &packet([10, 100, 0, 2], [10, 1, 1, 1]));
+        let mut room = [0; LONGEST];
+        for length in (0..=200).chain([LONGEST]) {
+            for kind in 0..=5 {
+                let mut datagram = vec![0x5a; length];
+                datagram.iter_mut().zip([kind, 0, 0, 0]).for_each(|(to, from)| *to = from);
+                datagram.iter_mut().zip(&good).skip(4).take(4).for_each(|(to, from)| *to = *from);
+                let answer = |_: &[u8]| panic!("{length} bytes of kind {kind} are answered");
+                assert_eq!(hub.hear(&datagram, FROM.parse().unwrap(), &mut room, answer), None);
+            }
+        }
+        assert_eq!(hub.carry(&[], &mut room), None);
+        assert_eq!(hub.carry(&[0x45], &mut room), None);
+    }
+
+    /// When too many ask for handshakes, each must show first that he is where he says.
+    #[test]
+    fn a_flood_of_handshakes_is_told_to_prove_itself() {
+        let (mut hub, _) = pair();
+        let (mut room, mut hello) = ([0; LONGEST], [0; LONGEST]);
+        let mut lengths = Vec::new();
+        for _ in 0..HANDSHAKES + 10 {
+            let mut client = Tunn::new(CLIENT.into(), public([1; 32]), None, None, 1, None);
+            let TunnResult::WriteToNetwork(hello) = client.format_handshake_initiation(&mut hello, false) else {
+                panic!()
+            };
+            hub.hear(hello, FROM.parse().unwrap(), &mut room, |answer| lengths.push(answer.len()));
+        }
+        // A response has 92 bytes, a cookie 64.
+        assert!(lengths.contains(&92) && lengths.ends_with(&[64; 10]), "{lengths:?}");
+    }
+}

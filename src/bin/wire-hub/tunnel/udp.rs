@@ -166,3 +166,54 @@ fn address(address: SockaddrStorage) -> Option<SocketAddr> {
     let v6 = address.as_sockaddr_in6()?;
     Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn port(fd: BorrowedFd) -> u16 {
+        let address: SockaddrStorage = nix::sys::socket::getsockname(fd.as_raw_fd()).unwrap();
+        self::address(address).unwrap().port()
+    }
+
+    /// Whatever lengths follow each other, and whoever they are for, each datagram arrives as it was, in its order.
+    #[test]
+    fn a_row_is_its_datagrams() {
+        let [mut one, mut other] = [(); 2].map(|()| Sockets::bind(0).unwrap());
+        let sender = Sockets::bind(0).unwrap();
+        let mut row = Row::new();
+        let mut sent: [Vec<Vec<u8>>; 2] = Default::default();
+        let lengths = [200, 200, 200, 100, 200, 300, 300, 1, 1, 1, 1480, 1480, 1480, 1479, 148];
+        let lengths = lengths.into_iter().chain(std::iter::repeat_n(1452, 100));
+        for (number, length) in lengths.enumerate() {
+            let to = usize::from(number % 11 == 7);
+            let address = [&one, &other][to];
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port(address.fds().next().unwrap())));
+            let datagram: Vec<u8> = (0..length).map(|at| (at + number) as u8).collect();
+            row.room()[..length].copy_from_slice(&datagram);
+            row.push(length, address, sender.mouth());
+            sent[to].push(datagram);
+        }
+        row.send(sender.mouth());
+        for (sockets, sent) in [&mut one, &mut other].into_iter().zip(sent) {
+            let (mut heard, start) = (Vec::new(), Instant::now());
+            while heard.len() < sent.len() && start.elapsed() < Duration::from_secs(10) {
+                sockets.receive(0, |datagram, from, mouth| {
+                    heard.push(datagram.to_vec());
+                    mouth.send(datagram, from);
+                });
+            }
+            assert!(heard == sent, "{:?}", heard.iter().map(Vec::len).collect::<Vec<_>>());
+        }
+    }
+
+    /// A port that somebody has is not shared with him.
+    #[test]
+    fn a_port_is_had_alone() {
+        let had = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(Sockets::bind(had.local_addr().unwrap().port()).is_err());
+    }
+}

@@ -81,7 +81,7 @@ fn main() -> ExitCode {
         Some("nft") => rules::nft(args.get(1), args.get(2)).map(|()| true),
         Some("listen") => traffic::listen(args.get(1)).map(|()| true),
         Some("tunnel-end") => tunnel::end(args.get(1)).map(|()| true),
-        Some("talk") => traffic::talk(args.get(1)).map(|()| true),
+        Some("talk") => traffic::talk(args.get(1), args.get(2)).map(|()| true),
         _ if args.iter().any(|arg| arg == "--help" || arg == "-h") => {
             println!("{USAGE}");
             Ok(true)
@@ -584,12 +584,16 @@ fn print_traffic(traffic: &Traffic) {
 }
 
 fn print_tunnel(tunnel: &Traffic) {
-    println!("\n{:34}{:>10}{:>16}{:>12}", "VPN client to leaf, median", "Gbit/s", "there and back", "of boringtun");
+    let heads = ["Gbit/s there", "of boringtun", "back", "of boringtun", "message"];
+    print!("\n{:26}", "VPN client to leaf, median");
+    heads.iter().for_each(|head| print!("{head:>14}"));
+    println!();
+    let shown = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.2}"));
     for pair in &tunnel.pairs {
-        let gigabits = pair.gigabits().map_or("-".into(), |value| format!("{value:.2}"));
+        let shares = [tunnel.bulk(tunnel::ALONE, &pair.name), tunnel.back(tunnel::ALONE, &pair.name)].map(shown);
         let message = pair.microseconds().map_or("-".into(), |value| format!("{value:.1} us"));
-        let share = tunnel.bulk(tunnel::ALONE, &pair.name).map_or("-".into(), |value| format!("{value:.2}"));
-        println!("{:34}{gigabits:>10}{message:>16}{share:>12}", pair.name);
+        let [there, back] = [pair.gigabits(), pair.gigabits_back()].map(shown);
+        println!("{:26}{there:>14}{:>14}{back:>14}{:>14}{message:>14}", pair.name, shares[0], shares[1]);
     }
 }
 

@@ -39,18 +39,28 @@ pub struct Figures {
     pub name: String,
     /// Nanoseconds for `BULK` bytes.
     bulk: Vec<f64>,
+    /// The same the other way; empty where nobody has asked.
+    back: Vec<f64>,
     /// Nanoseconds to the other side and back, the median of a round's messages.
     message: Vec<f64>,
 }
 
 impl Figures {
     pub fn gigabits(&self) -> Option<f64> {
-        median(self.bulk.iter().map(|nanoseconds| (8 * BULK) as f64 / nanoseconds).collect())
+        gigabits(&self.bulk)
+    }
+
+    pub fn gigabits_back(&self) -> Option<f64> {
+        gigabits(&self.back)
     }
 
     pub fn microseconds(&self) -> Option<f64> {
         median(self.message.iter().map(|nanoseconds| nanoseconds / 1e3).collect())
     }
+}
+
+fn gigabits(times: &[f64]) -> Option<f64> {
+    median(times.iter().map(|nanoseconds| (8 * BULK) as f64 / nanoseconds).collect())
 }
 
 impl Traffic {
@@ -62,6 +72,10 @@ impl Traffic {
     /// How much longer the same bytes take.
     pub fn bulk(&self, of: &str, to: &str) -> Option<f64> {
         self.ratio(of, to, |pair| &pair.bulk)
+    }
+
+    pub fn back(&self, of: &str, to: &str) -> Option<f64> {
+        self.ratio(of, to, |pair| &pair.back)
     }
 
     /// How much longer a message takes.
@@ -125,10 +139,12 @@ pub fn rounds(mut pairs: Vec<Pair>, rounds: usize, what: &str) -> Result<Traffic
         // Whoever follows a pair that filled the caches should not always be the same.
         let first = round % pairs.len();
         for i in (first..pairs.len()).chain(0..first) {
-            let (bulk, message) = pairs[i].turn()?;
+            let [bulk, back, message] = pairs[i].turn()?;
             if round >= WARM_UP {
-                pairs[i].figures.bulk.push(bulk);
-                pairs[i].figures.message.push(message);
+                let figures = &mut pairs[i].figures;
+                figures.bulk.push(bulk);
+                figures.message.push(message);
+                figures.back.extend((back > 0.0).then_some(back));
             }
         }
     }
@@ -279,6 +295,15 @@ pub struct Pair {
 
 impl Pair {
     pub fn start(pretend: &PretendHost, name: String, from: &str, at: &str, to: SocketAddrV4) -> Result<Pair> {
+        Pair::of(pretend, name, from, at, to, "there")
+    }
+
+    /// In bulk the other way as well.
+    pub fn both(pretend: &PretendHost, name: String, from: &str, at: &str, to: SocketAddrV4) -> Result<Pair> {
+        Pair::of(pretend, name, from, at, to, "both")
+    }
+
+    fn of(pretend: &PretendHost, name: String, from: &str, at: &str, to: SocketAddrV4, ways: &str) -> Result<Pair> {
         let this = std::env::current_exe()?;
         let start = |place: &str, arguments: &[&str]| {
             pretend.inside(place, || {
@@ -289,24 +314,24 @@ impl Pair {
         let mut server = start(at, &["listen", &to.port().to_string()])?;
         let mut ready = String::new();
         BufReader::new(server.stdout.take().ok_or("no output")?).read_line(&mut ready)?;
-        let mut client = start(from, &["talk", &to.to_string()])?;
+        let mut client = start(from, &["talk", &to.to_string(), ways])?;
         let ask = client.stdin.take().ok_or("no input")?;
         let mut answer = BufReader::new(client.stdout.take().ok_or("no output")?);
         answer.read_line(&mut ready)?;
         if ready != "ready\nready\n" {
             return Err(format!("{name}: {from} cannot talk to {to} in {at}").into());
         }
-        let figures = Figures { name, bulk: Vec::new(), message: Vec::new() };
+        let figures = Figures { name, bulk: Vec::new(), back: Vec::new(), message: Vec::new() };
         Ok(Pair { figures, client, ask, answer, server })
     }
 
-    /// Nanoseconds for the bulk, and for a message.
-    fn turn(&mut self) -> Result<(f64, f64)> {
+    /// Nanoseconds for the bulk, for the bulk back, and for a message.
+    fn turn(&mut self) -> Result<[f64; 3]> {
         self.ask.write_all(b"\n")?;
         let mut line = String::new();
         self.answer.read_line(&mut line)?;
-        let (bulk, message) = line.trim().split_once(' ').ok_or("a talker has ended")?;
-        Ok((bulk.parse()?, message.parse()?))
+        let times: Vec<f64> = line.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>()?;
+        Ok(times.try_into().map_err(|_| "a talker has ended")?)
     }
 
     fn end(self) -> Figures {
@@ -328,7 +353,7 @@ fn sit(first: bool) -> Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
 }
 
-/// `bench listen PORT`: two connections a client, one for bulk and one for messages, until standard input ends.
+/// `bench listen PORT`: connections of a client for bulk, for bulk back and for messages, until standard input ends.
 pub fn listen(port: Option<&String>) -> Result<()> {
     let port: u16 = port.ok_or("listen needs a port")?.parse()?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
@@ -357,6 +382,14 @@ fn hear(mut stream: TcpStream) -> Result<()> {
     }
     sit(false)?;
     let mut buffer = vec![0; PIECE];
+    while kind[0] == b'f' {
+        if stream.read(&mut [0])? == 0 {
+            return Ok(());
+        }
+        for _ in 0..BULK / PIECE {
+            stream.write_all(&buffer)?;
+        }
+    }
     loop {
         let mut left = BULK;
         while left > 0 {
@@ -369,8 +402,8 @@ fn hear(mut stream: TcpStream) -> Result<()> {
     }
 }
 
-/// `bench talk ADDRESS`: one turn for each line that comes in.
-pub fn talk(to: Option<&String>) -> Result<()> {
+/// `bench talk ADDRESS there|both`: one turn for each line that comes in.
+pub fn talk(to: Option<&String>, ways: Option<&String>) -> Result<()> {
     let to: SocketAddrV4 = to.ok_or("talk needs an address")?.parse()?;
     sit(true)?;
     let connect = |kind: u8| -> Result<TcpStream> {
@@ -380,8 +413,9 @@ pub fn talk(to: Option<&String>) -> Result<()> {
         Ok(stream)
     };
     let (mut bulk, mut messages) = (connect(b'b')?, connect(b'm')?);
+    let mut fetched = ways.filter(|ways| *ways == "both").map(|_| connect(b'f')).transpose()?;
     println!("ready");
-    let piece = vec![0; PIECE];
+    let mut piece = vec![0; PIECE];
     for line in std::io::stdin().lines() {
         line?;
         let start = Instant::now();
@@ -389,7 +423,16 @@ pub fn talk(to: Option<&String>) -> Result<()> {
             bulk.write_all(&piece)?;
         }
         bulk.read_exact(&mut [0])?;
-        let whole = start.elapsed().as_nanos();
+        let there = start.elapsed().as_nanos();
+
+        let start = Instant::now();
+        if let Some(stream) = &mut fetched {
+            stream.write_all(&[0])?;
+            for _ in 0..BULK / PIECE {
+                stream.read_exact(&mut piece)?;
+            }
+        }
+        let back = if fetched.is_some() { start.elapsed().as_nanos() } else { 0 };
 
         let mut message = [0; MESSAGE];
         let mut times = Vec::with_capacity(MESSAGES);
@@ -399,7 +442,7 @@ pub fn talk(to: Option<&String>) -> Result<()> {
             messages.read_exact(&mut message)?;
             times.push(start.elapsed().as_nanos() as f64);
         }
-        println!("{whole} {}", median(times).unwrap_or(0.0));
+        println!("{there} {back} {}", median(times).unwrap_or(0.0));
     }
     Ok(())
 }

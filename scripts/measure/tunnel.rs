@@ -1,4 +1,4 @@
-//! The VPN in user space: TCP from a client through its tunnel, the host and the hub to a leaf, over `wire-hub` with the rules of
+//! The VPN in user space: TCP from a client through its tunnel, the host and the hub to a leaf and back, over `wire-hub` with the rules of
 //! all in force, and over the same path without a rule: `wire-hub`, boringtun alone and wireguard-go. Every client is boringtun.
 
 use std::fs;
@@ -151,7 +151,7 @@ pub fn measure(pretend: &mut PretendHost, options: &Options) -> Result<Traffic> 
         up(&outside, &format!("{CLIENT}/32"))?;
         script(&format!("ip -n {outside} route add {LEAF} dev wg0"))?;
         let leaf = vpn.replace("vpn", "leaf");
-        pairs.push(Pair::start(pretend, name.to_owned(), &outside, &leaf, SocketAddrV4::new(LEAF, PORT))?);
+        pairs.push(Pair::both(pretend, name.to_owned(), &outside, &leaf, SocketAddrV4::new(LEAF, PORT))?);
     }
     let traffic = rounds(pairs, options.tunnel_rounds(), "tunnel")?;
     drop(serving);

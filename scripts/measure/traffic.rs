@@ -382,13 +382,13 @@ fn hear(mut stream: TcpStream) -> Result<()> {
     }
     sit(false)?;
     let mut buffer = vec![0; PIECE];
-    while kind[0] == b'f' {
-        if stream.read(&mut [0])? == 0 {
-            return Ok(());
+    if kind[0] == b'f' {
+        while stream.read(&mut [0])? > 0 {
+            for _ in 0..BULK / PIECE {
+                stream.write_all(&buffer)?;
+            }
         }
-        for _ in 0..BULK / PIECE {
-            stream.write_all(&buffer)?;
-        }
+        return Ok(());
     }
     loop {
         let mut left = BULK;

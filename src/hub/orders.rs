@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// The descriptor of the socket that `wire-hub` is asked over, listening since before it was started. The next one is a file that is
-/// locked as long as it runs.
+/// locked as long as it runs, where it keeps what it has to know when it is started anew.
 pub const SOCKET: i32 = 3;
 /// Where certificates, the keys of ACME accounts and the internal CA are kept, each in a directory of its own: `acme`, `ca`.
 pub const STATE: &str = "/var/lib/wire";

@@ -7,8 +7,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::host::{Host, Running, TOPOLOGY, WIRE, until};
@@ -417,9 +419,22 @@ fn a_tunnel_comes_back() {
     until("it is missed", || vpn.said().contains("there is no such device; run `wire up`"));
     vpn.host.wire(&["up"]).expect(0);
     until("it is there again", || vpn.said().contains("the tunnel `wg0` is there again"));
-    until("the laptop reaches git", || vpn.arrives("laptop", GIT, 22));
+    // A client would take 15 s to find that its session is gone.
+    let soon = |vpn: &Vpn| {
+        let start = Instant::now();
+        until("the laptop reaches git", || vpn.arrives("laptop", GIT, 22));
+        assert!(
+            start.elapsed() < Duration::from_secs(8),
+            "it is asked for a handshake only after {:?}",
+            start.elapsed()
+        );
+    };
+    soon(&vpn);
+    let mut hub = vpn.hub.take().expect("it runs");
+    kill(Pid::from_raw(hub.0.id() as i32), Signal::SIGTERM).expect("it runs");
+    assert!(hub.0.wait().expect("its end").success(), "{}", vpn.said());
     vpn.serve();
-    until("the laptop reaches git", || vpn.arrives("laptop", GIT, 22));
+    soon(&vpn);
 }
 
 /// No key can be read where everybody may look: the arguments and environment of the hub, what it says and answers.

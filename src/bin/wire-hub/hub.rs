@@ -7,21 +7,23 @@ use crate::guard::Guard;
 use crate::orders::{Answer, Ask, Orders};
 use crate::proxy::Proxy;
 use crate::trouble::Trouble;
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Memory, Tunnel};
 
 pub struct Hub {
     orders: Orders,
     guard: Guard,
+    memory: Memory,
     is_lost: bool,
     tunnel: Option<Tunnel>,
     proxy: Option<(Proxy, Arc<Certs>)>,
 }
 
 impl Hub {
-    pub fn start(orders: Orders, guard: Guard) -> Result<Hub, Trouble> {
-        let tunnel = orders.tunnel.as_ref().map(Tunnel::start).transpose()?;
+    pub fn start(orders: Orders, guard: Guard, memory: Memory) -> Result<Hub, Trouble> {
+        let start = |tunnel| Tunnel::start(tunnel, memory.clone());
+        let tunnel = orders.tunnel.as_ref().map(start).transpose()?;
         let proxy = orders.proxy.as_ref().map(|proxy| started(proxy, &orders.hub)).transpose()?;
-        Ok(Hub { orders, guard, is_lost: false, tunnel, proxy })
+        Ok(Hub { orders, guard, memory, is_lost: false, tunnel, proxy })
     }
 
     /// Whether the hub has another namespace by now, so that what is served here reaches nobody.
@@ -52,7 +54,7 @@ impl Hub {
     fn serve(&mut self, orders: Orders) -> Result<(), Trouble> {
         match (&self.tunnel, &orders.tunnel) {
             (Some(tunnel), Some(wanted)) => tunnel.serve(wanted)?,
-            (None, Some(wanted)) => self.tunnel = Some(Tunnel::start(wanted)?),
+            (None, Some(wanted)) => self.tunnel = Some(Tunnel::start(wanted, self.memory.clone())?),
             (_, None) => self.tunnel = None,
         }
         match (&self.proxy, &orders.proxy) {

@@ -1,5 +1,5 @@
 //! `wire-hub`: serves one hub, as `wire hub NAME` tells it. It is started in the hub's namespace with its orders on standard input
-//! and two descriptors, the socket that `wire` asks it over and a lock, and lets go of what it does not need before it serves
+//! and two descriptors, the socket that `wire` asks it over and a locked file, and lets go of what it does not need before it serves
 //! anybody. The tunnel and the proxy have threads of their own; the first thread listens to `wire` and keeps the certificates.
 
 mod certs;
@@ -30,6 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use hub::Hub;
 use orders::{LONGEST, Orders};
 use trouble::{Context, Trouble};
+use tunnel::Memory;
 
 fn main() -> ExitCode {
     match run() {
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Trouble> {
+    let memory = Memory::inherited();
     let orders = read()?;
     let socket = control::inherited()?;
     let supervisor = voice::Supervisor::find();
@@ -51,7 +53,7 @@ fn run() -> Result<(), Trouble> {
     runtime.block_on(async {
         let mut ended = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
         let mut stopped = signal(SignalKind::interrupt()).context("cannot hear SIGINT")?;
-        let mut hub = Hub::start(orders, guard)?;
+        let mut hub = Hub::start(orders, guard, memory)?;
         supervisor.ready();
         tokio::select! {
             listened = control::listen(socket, &mut hub) => listened?,

@@ -2,6 +2,7 @@
 //! at a time, so that the others notice nothing.
 
 mod device;
+mod memory;
 mod peers;
 mod tun;
 mod udp;
@@ -15,6 +16,8 @@ use crate::trouble::Trouble;
 use crate::voice;
 
 use device::Device;
+use memory::Endpoints;
+pub use memory::Memory;
 
 /// How often it is looked after.
 const ROUND: Duration = Duration::from_secs(1);
@@ -29,13 +32,16 @@ struct Kept {
     device: Option<Device>,
     /// The last handshake of each peer by its public key, in seconds since 1970: boringtun forgets it with the session.
     heard: BTreeMap<String, u64>,
+    endpoints: Endpoints,
+    memory: Memory,
 }
 
 impl Tunnel {
     /// Serves from a thread of its own, looked after by a task of the runtime that it is started in.
-    pub fn start(orders: &orders::Tunnel) -> Result<Tunnel, Trouble> {
-        let device = Device::start(orders)?;
-        let kept = Kept { orders: orders.clone(), device: Some(device), heard: BTreeMap::new() };
+    pub fn start(orders: &orders::Tunnel, memory: Memory) -> Result<Tunnel, Trouble> {
+        let endpoints = memory.read();
+        let device = Some(Device::start(orders, endpoints.clone())?);
+        let kept = Kept { orders: orders.clone(), device, heard: BTreeMap::new(), endpoints, memory };
         let kept = Arc::new(Mutex::new(kept));
         tokio::spawn(look_after(Arc::downgrade(&kept)));
         Ok(Tunnel(kept))
@@ -51,6 +57,12 @@ impl Tunnel {
     }
 }
 
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        locked(&self.0).remember();
+    }
+}
+
 fn locked(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
     // What is in there is true after every step.
     kept.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,6 +73,7 @@ impl Kept {
         self.orders = orders.clone();
         let was_missed = self.device.is_none();
         self.heard.retain(|key, _| orders.peers.iter().any(|peer| peer.public_key == *key));
+        self.remember();
         match self.device.take_if(|device| !device.serves(orders)) {
             None if self.device.is_some() => {}
             // The port and the device are free once it is gone.
@@ -69,12 +82,20 @@ impl Kept {
         match &mut self.device {
             Some(device) => device.change(&orders.peers),
             None => {
-                self.device = Some(Device::start(orders)?);
+                self.device = Some(Device::start(orders, self.endpoints.clone())?);
                 if was_missed {
                     voice::say(&format!("the tunnel `{}` is there again", orders.device));
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Keeps where peers are, over the end of the device and of this process.
+    fn remember(&mut self) {
+        if let Some(device) = &self.device {
+            self.endpoints = device.endpoints();
+            self.memory.write(&self.endpoints);
         }
     }
 
@@ -101,11 +122,13 @@ async fn look_after(kept: Weak<Mutex<Kept>>) {
         if kept.device.as_ref().is_some_and(Device::is_attached) {
             if round % ASKED == 0 {
                 kept.peers();
+                kept.remember();
             }
             continue;
         }
+        kept.remember();
         kept.device = None;
-        match Device::start(&kept.orders) {
+        match Device::start(&kept.orders, kept.endpoints.clone()) {
             Ok(device) => {
                 kept.device = Some(device);
                 waits = false;

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::memory::Endpoints;
 use super::peers::{LONGEST, Peers, TICK};
 use super::tun::{HEADER, Joiner, Splitter, Tun};
 use super::udp::{Row, Sockets};
@@ -39,10 +40,11 @@ impl Drop for Device {
 }
 
 impl Device {
-    pub fn start(orders: &orders::Tunnel) -> Result<Device, Trouble> {
+    /// `known` is where peers were heard last.
+    pub fn start(orders: &orders::Tunnel, known: Endpoints) -> Result<Device, Trouble> {
         let failed = || format!("cannot serve the tunnel `{}`", orders.device);
         let tun = Arc::new(Tun::attach(&orders.device)?);
-        let mut peers = Peers::new(&orders.private_key).context(failed())?;
+        let mut peers = Peers::new(&orders.private_key, known).context(failed())?;
         peers.change(&orders.peers)?;
         let sockets = Sockets::bind(orders.listen)
             .map_err(|_| Trouble(format!("{}: another program has udp/{}", failed(), orders.listen)))?;
@@ -85,6 +87,11 @@ impl Device {
     /// From now on these peers; who stays notices nothing.
     pub fn change(&mut self, wanted: &[orders::Peer]) -> Result<(), Trouble> {
         locked(&self.peers).change(wanted)
+    }
+
+    /// Where each peer was heard last.
+    pub fn endpoints(&self) -> Endpoints {
+        locked(&self.peers).endpoints()
     }
 
     pub fn peers(&self) -> Vec<PeerSeen> {

@@ -13,6 +13,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
+use super::memory::Endpoints;
 use crate::orders::{self, PeerSeen, Secret};
 use crate::trouble::{Context, Trouble};
 
@@ -36,6 +37,8 @@ pub struct Peers {
     peers: BTreeMap<u32, Peer>,
     by_key: BTreeMap<[u8; 32], u32>,
     by_address: BTreeMap<IpAddr, u32>,
+    /// Where peers were before this began.
+    known: Endpoints,
     ticks: u32,
 }
 
@@ -44,10 +47,12 @@ struct Peer {
     tunn: Tunn,
     /// Where it was heard last.
     endpoint: Option<SocketAddr>,
+    /// It has a session with somebody who is gone, and is asked for another.
+    is_lost: bool,
 }
 
 impl Peers {
-    pub fn new(private_key: &Secret) -> Result<Peers, Trouble> {
+    pub fn new(private_key: &Secret, known: Endpoints) -> Result<Peers, Trouble> {
         let private = bytes(&private_key.0).ok_or_else(|| Trouble("its private key is none".to_owned()))?;
         let private = StaticSecret::from(private);
         let public = PublicKey::from(&private);
@@ -59,6 +64,7 @@ impl Peers {
             peers: BTreeMap::new(),
             by_key: BTreeMap::new(),
             by_address: BTreeMap::new(),
+            known,
             ticks: 0,
         })
     }
@@ -80,7 +86,7 @@ impl Peers {
         }
         for (key, orders) in keys.into_iter().zip(wanted) {
             if !self.by_key.contains_key(&key) {
-                let endpoint = endpoints.get(&key).copied().flatten();
+                let endpoint = endpoints.get(&key).copied().unwrap_or(self.known.get(&orders.public_key).copied());
                 self.add(key, orders, endpoint)?;
             }
         }
@@ -93,7 +99,7 @@ impl Peers {
         let index = self.free_index()?;
         let (private, never) = (self.private.clone(), Some(self.never.clone()));
         let tunn = Tunn::new(private, PublicKey::from(key), preshared, None, index, never);
-        self.peers.insert(index, Peer { orders: orders.clone(), tunn, endpoint });
+        self.peers.insert(index, Peer { orders: orders.clone(), tunn, endpoint, is_lost: endpoint.is_some() });
         self.by_key.insert(key, index);
         self.by_address.insert(orders.address, index);
         Ok(())
@@ -176,10 +182,20 @@ impl Peers {
         }
         for peer in self.peers.values_mut() {
             let Some(endpoint) = peer.endpoint else { continue };
-            if let TunnResult::WriteToNetwork(datagram) = peer.tunn.update_timers(room) {
+            let due = match std::mem::take(&mut peer.is_lost) {
+                true => peer.tunn.format_handshake_initiation(room, false),
+                false => peer.tunn.update_timers(room),
+            };
+            if let TunnResult::WriteToNetwork(datagram) = due {
                 say(datagram, endpoint);
             }
         }
+    }
+
+    /// Where each peer was heard last.
+    pub fn endpoints(&self) -> Endpoints {
+        let heard = self.peers.values().filter_map(|peer| Some((peer.orders.public_key.clone(), peer.endpoint?)));
+        heard.collect()
     }
 
     pub fn seen(&self) -> Vec<PeerSeen> {
@@ -246,7 +262,7 @@ mod tests {
 
     /// A hub with one peer, and that peer.
     fn pair() -> (Peers, Tunn) {
-        let mut hub = Peers::new(&secret([1; 32])).unwrap();
+        let mut hub = Peers::new(&secret([1; 32]), Endpoints::new()).unwrap();
         hub.change(&[peer(CLIENT, "10.100.0.2")]).unwrap();
         (hub, Tunn::new(CLIENT.into(), public([1; 32]), None, None, 1, None))
     }
@@ -329,6 +345,31 @@ mod tests {
         assert_eq!(heard(&mut hub, &last, FROM), None, "its session is over");
         let (length, to) = hub.carry(&packet([10, 1, 1, 1], [10, 100, 0, 3]), &mut room).unwrap();
         assert_eq!((length, to), (148, FROM.parse().unwrap()), "it is asked for a handshake");
+    }
+
+    /// Who was there before is asked for a handshake at once, where it was, and once.
+    #[test]
+    fn a_hub_that_is_started_anew_asks_for_handshakes() {
+        let (mut hub, mut client) = pair();
+        let own = packet([10, 100, 0, 2], [10, 1, 1, 1]);
+        let first = sent(&mut hub, &mut client, &own);
+        assert!(heard(&mut hub, &first, FROM).is_some());
+        let known = hub.endpoints();
+        let mut hub = Peers::new(&secret([1; 32]), known.clone()).unwrap();
+        hub.change(&[peer(CLIENT, "10.100.0.2"), peer([3; 32], "10.100.0.3")]).unwrap();
+        assert_eq!(hub.endpoints(), known);
+        let (mut room, mut said) = ([0; LONGEST], Vec::new());
+        hub.tick(&mut room, |datagram, to| said.push((datagram.to_vec(), to)));
+        hub.tick(&mut room, |datagram, to| said.push((datagram.to_vec(), to)));
+        let [(hello, to)] = &said[..] else { panic!("{said:?}") };
+        assert_eq!(*to, FROM.parse().unwrap());
+        let mut reply = [0; LONGEST];
+        let TunnResult::WriteToNetwork(reply) = client.decapsulate(None, hello, &mut reply) else { panic!("nothing") };
+        let mut keepalive = Vec::new();
+        hub.hear(reply, FROM.parse().unwrap(), &mut room, |answer| keepalive = answer.to_vec());
+        assert!(matches!(client.decapsulate(None, &keepalive, &mut [0; LONGEST]), TunnResult::Done));
+        let next = sent(&mut hub, &mut client, &own);
+        assert_eq!(heard(&mut hub, &next, FROM), Some(own));
     }
 
     /// Garbage, of any length and kind, is nobody's.

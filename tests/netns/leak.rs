@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::host::{Host, TOPOLOGY, WIRE};
+use crate::host::{Host, TOPOLOGY, WIRE, until};
 use crate::packet::{Injector, PATIENCE, Packet, TAG, is_root, udp};
 
 /// The flows of a small house, few and more of them: from one to the other every namespace gets other rules.
@@ -307,7 +307,13 @@ fn steady(talks: &[(TcpStream, TcpStream)], stop: &AtomicBool) -> Duration {
 }
 
 fn connect(host: &Host, from: &str, dialled: &str, to: &str, served: &str) -> (TcpStream, TcpStream) {
-    let listener = host.at(to, || TcpListener::bind(served).expect(served));
+    // A program that another test starts just now has the last listener until it is itself.
+    let mut listener = None;
+    until("the port is free", || {
+        listener = host.at(to, || TcpListener::bind(served).ok());
+        listener.is_some()
+    });
+    let listener = listener.expect("a listener");
     let near = host.at(from, || TcpStream::connect(dialled).expect(dialled));
     near.set_nodelay(true).expect("a socket need not wait");
     let far = listener.accept().expect("a connection").0;

@@ -26,7 +26,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const HOLD: Duration = Duration::from_secs(1);
 /// An idle connection is kept for so long, and so many of them for one upstream.
 const IDLE: Duration = Duration::from_secs(30);
-const KEPT: usize = 32;
+const KEPT: usize = 64;
 /// The head of an answer, and what is read at once of its body.
 const HEAD: usize = 32 << 10;
 

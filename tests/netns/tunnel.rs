@@ -329,6 +329,31 @@ fn a_preshared_key_counts_for_its_peer() {
     until("the laptop is there again", || vpn.arrives("laptop", GIT, 22));
 }
 
+/// What passes in bulk, in rows of many packets or one by one, is what was sent, byte for byte, both ways; and so is what is larger
+/// than a packet may be.
+#[test]
+fn what_passes_is_what_was_sent() {
+    let vpn = Vpn::up();
+    let host = &vpn.host;
+    until("the laptop reaches git", || vpn.arrives("laptop", GIT, 22));
+    host.sh("head -c 30000000 /dev/urandom >/run/sent");
+    // Each ends when the other has, and until then its own side stays open.
+    let run = |node: &str, how: &str| host.start(node, &["sh", "-c", &format!("exec busybox nc {how}")]);
+    for (there, back, what) in [("</run/sent", ">/run/got", "there"), (">/run/got", "</run/sent", "back")] {
+        let mut listener = run("git", &format!("-l -p 22 {back}"));
+        let open = || host.run("git", &["ss", "-Hltn", "sport", "=", ":22"]).stdout.contains(":22");
+        until("git listens", open);
+        let mut client = run("laptop", &format!("{GIT} 22 {there}"));
+        for end in [&mut listener, &mut client] {
+            assert!(end.0.wait().expect("its end").success(), "{what}");
+        }
+        host.sh("cmp /run/sent /run/got; rm /run/got");
+    }
+    for size in ["1", "1392", "1393", "9000"] {
+        host.run("laptop", &["busybox", "ping", "-c", "3", "-i", "0.1", "-W", "5", "-s", size, GIT]).expect(0);
+    }
+}
+
 /// A client that changes its port, or its address, goes on: the hub follows it.
 #[test]
 fn a_client_may_roam() {

@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::memory::Endpoints;
 use super::peers::{LONGEST, Peers, TICK};
-use super::tun::{HEADER, Joiner, Splitter, Tun};
+use super::tun::{HEADER, Joiner, ROW, Splitter, Tun};
 use super::udp::{Row, Sockets};
 use crate::orders::{self, PeerSeen, Secret};
 use crate::trouble::{Context, Trouble};
@@ -59,7 +59,7 @@ impl Device {
             splitter: Splitter::default(),
             joiner: Joiner::default(),
             row: Row::new(),
-            packets: (0..BATCH).map(|_| vec![0; HEADER + LONGEST]).collect(),
+            packets: (0..BATCH).map(|_| Vec::with_capacity(HEADER + ROW)).collect(),
             arrived: 0,
         };
         let thread = std::thread::Builder::new().name("tunnel".into()).spawn(|| carrier.carry()).context(failed())?;
@@ -113,7 +113,8 @@ struct Carrier {
     splitter: Splitter,
     joiner: Joiner,
     row: Row,
-    /// Packets for the device, each behind room for its header. The first `arrived` hold one.
+    /// Packets for the device, each behind room for its header, and with room for those that are joined to it, or none would be. The
+    /// first `arrived` hold one. Memory that nothing was written to costs nothing.
     packets: Vec<Vec<u8>>,
     arrived: usize,
 }

@@ -17,7 +17,7 @@ const SIOCGIFMTU: u64 = 0x8921;
 /// The largest packet that is carried.
 const MTU: i32 = 1500;
 /// The longest row, and how many packets it may have: those of a stream whose packets are tiny, as 128 bytes, still fit.
-const ROW: usize = 65_535;
+pub const ROW: usize = 65_535;
 const MOST: usize = 512;
 
 /// The kernel's `struct ifreq`, 40 bytes, of which these requests know the name and the first member of the union.
@@ -132,4 +132,89 @@ fn mtu(name: &str) -> Option<i32> {
     let mut request = Request::new(name);
     request.ask(&socket, SIOCGIFMTU).ok()?;
     Some(request.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A packet of one stream, as long as it says, or not quite as it should be.
+    fn packet((v6, tcp, length, seq, flags): (bool, bool, usize, u32, u8), faults: &[(usize, u8)]) -> Vec<u8> {
+        let mut packet = if v6 { vec![0; 40] } else { vec![0; 20] };
+        let head = packet.len();
+        packet.resize(head + if tcp { 20 } else { 8 } + length, 7);
+        let (total, payload) = ((packet.len() as u16).to_be_bytes(), ((packet.len() - head) as u16).to_be_bytes());
+        if v6 {
+            (packet[0], packet[6], packet[7]) = (0x60, if tcp { 6 } else { 17 }, 64);
+            packet[4..6].copy_from_slice(&payload);
+        } else {
+            (packet[0], packet[8], packet[9]) = (0x45, 64, if tcp { 6 } else { 17 });
+            packet[2..4].copy_from_slice(&total);
+        }
+        packet[head..head + 4].copy_from_slice(&[0, 1, 0, 2]);
+        if tcp {
+            packet[head + 4..head + 8].copy_from_slice(&seq.to_be_bytes());
+            packet[head + 8..head + 18].copy_from_slice(&[0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0]);
+        } else {
+            packet[head + 4..head + 6].copy_from_slice(&payload);
+            packet[head + 6..head + 8].copy_from_slice(&[0, 0]);
+        }
+        // All that is right for this is its own sum, which the sender has in his hand.
+        let place = head + if tcp { 16 } else { 6 };
+        let addresses = if v6 { 8..40 } else { 12..20 };
+        let words = packet[addresses].chunks(2).chain(packet[head..].chunks(2));
+        let sum = words.map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0))).sum::<u32>();
+        let sum = sum + (packet.len() - head) as u32 + if tcp { 6 } else { 17 };
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+        packet[place..place + 2].copy_from_slice(&sum.to_be_bytes());
+        for (at, byte) in faults {
+            let at = at % packet.len();
+            packet[at] = *byte;
+        }
+        packet
+    }
+
+    fn joined(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let mut rows: Vec<Vec<u8>> = packets.iter().map(|packet| [&vec![0; HEADER], &packet[..]].concat()).collect();
+        rows.iter_mut().for_each(|row| row.reserve_exact(ROW));
+        // What the device is handed is made by this.
+        GROTable::default().apply_gro(&mut rows, HEADER, true).unwrap();
+        rows
+    }
+
+    #[test]
+    fn packets_of_a_stream_become_a_row() {
+        let stream: Vec<Vec<u8>> =
+            (0..40).map(|number| packet((false, true, 1000, number * 1000, 0x10), &[])).collect();
+        let rows = joined(&stream);
+        assert_eq!(rows[0].len(), HEADER + 40 + 40 * 1000);
+    }
+
+    proptest! {
+        /// Whoever dials in may send what he likes: it ends nothing.
+        #[test]
+        fn no_packet_is_too_odd(
+            packets in prop::collection::vec(
+                (
+                    (any::<bool>(), any::<bool>(), 0usize..1500, (0u32..8).prop_map(|n| n * 500), any::<u8>()),
+                    prop::collection::vec((0usize..80, any::<u8>()), 0..3),
+                    0usize..2000,
+                ),
+                1..40,
+            ),
+        ) {
+            let packets: Vec<Vec<u8>> = packets
+                .into_iter()
+                .map(|(kind, faults, cut)| {
+                    let mut packet = packet(kind, &faults);
+                    packet.truncate(cut.max(1));
+                    packet
+                })
+                .collect();
+            joined(&packets);
+        }
+    }
 }

@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn joined(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let mut rows: Vec<Vec<u8>> = packets.iter().map(|packet| [&vec![0; HEADER], &packet[..]].concat()).collect();
+        let mut rows: Vec<Vec<u8>> = packets.iter().map(|packet| [&[0; HEADER], &packet[..]].concat()).collect();
         rows.iter_mut().for_each(|row| row.reserve_exact(ROW));
         // What the device is handed is made by this.
         GROTable::default().apply_gro(&mut rows, HEADER, true).unwrap();

@@ -154,7 +154,7 @@ fn the_directory_is_made() {
     host.sh("umount /run/netns/lan; umount -l /run/netns || :; rm -r /run/netns");
     let up = host.run("host", &["sh", "-c", "umask 077; exec \"$@\"", "sh", WIRE, "-f", crate::host::TOPOLOGY, "up"]);
     assert!(up.expect(0).stderr.contains("waiting: wire `web-database` for `database`"));
-    assert_eq!(host.sh("stat -c %a /run/netns; findmnt -n -o PROPAGATION /run/netns"), "755\nshared\n");
+    assert_eq!(host.sh("stat -c %a /run/netns; findmnt -n -o PROPAGATION /run/netns | tail -n 1"), "755\nshared\n");
     host.wire(&["down"]).expect(0);
     assert_eq!(host.sh("ls /run/netns"), "");
 }

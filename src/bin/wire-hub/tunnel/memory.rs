@@ -38,8 +38,7 @@ impl Memory {
             file.take(LONGEST).read_to_string(&mut text).ok()?;
             Some(text)
         };
-        let _ = text;
-        Endpoints::new()
+        text().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
     /// What cannot be written is found out again by itself.

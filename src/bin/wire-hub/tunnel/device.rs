@@ -94,6 +94,7 @@ impl Device {
         locked(&self.peers).endpoints()
     }
 
+    /// What was heard of each peer, since this began.
     pub fn peers(&self) -> Vec<PeerSeen> {
         locked(&self.peers).seen()
     }

@@ -31,7 +31,7 @@ pub struct Peers {
     private: StaticSecret,
     public: PublicKey,
     handshakes: RateLimiter,
-    /// Each peer asks once more, and never too often for it.
+    /// What each peer's own look at a datagram asks, which comes second: it lets everything by.
     never: Arc<RateLimiter>,
     /// By the upper 24 bits of the index that the other side names them by.
     peers: BTreeMap<u32, Peer>,
@@ -192,12 +192,13 @@ impl Peers {
         }
     }
 
-    /// Where each peer was heard last.
+    /// Where each peer was heard last, or before this began.
     pub fn endpoints(&self) -> Endpoints {
         let heard = self.peers.values().filter_map(|peer| Some((peer.orders.public_key.clone(), peer.endpoint?)));
         heard.collect()
     }
 
+    /// What was heard of each peer, since this began.
     pub fn seen(&self) -> Vec<PeerSeen> {
         let now = SystemTime::now();
         let seen = |peer: &Peer| {
